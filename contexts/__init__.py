@@ -1,0 +1,1 @@
+"""What cxtp moves: feature contexts, the keys they stand for, and sessions restored from them."""
