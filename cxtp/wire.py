@@ -1,0 +1,495 @@
+"""The wire formats of RFC 4067, declared with Construct beside the RFC's boxes.
+
+``parse`` takes exactly one message and gives a frozen value, or raises MalformedMessage with the field, its
+offset and the section; ``build`` is its inverse.  Construct's containers never leave this module.
+
+Construct is lenient where we must not be (house rule: fence it).  Messages here are a fixed part, which is one
+``Layout``, and a list of records that fills the rest of the message: that list is read record by record up to
+the length that the header tells, so nothing is dropped, nothing trails, and every offset is known.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from ipaddress import IPv6Address, ip_address
+from typing import Any, TypeVar
+
+from construct import (
+    Adapter,
+    BitsInteger,
+    BitStruct,
+    Bytes,
+    ConstructError,
+    Flag,
+    If,
+    IfThenElse,
+    Int8ub,
+    Int16ub,
+    Int24ub,
+    Int32ub,
+    Struct,
+    this,
+)
+
+from .constants import (
+    ICMP_TYPE_IPV4,
+    ICMP_TYPE_IPV6,
+    MAXIMUM_MESSAGE,
+    TOKEN_LENGTH,
+    VERSION,
+    IcmpSubtype,
+    MessageType,
+    StatusCode,
+)
+from .errors import LocalError, MalformedMessage
+from .messages import (
+    MESSAGE_CLASSES,
+    ContextBlock,
+    ContextRequest,
+    ContextStatus,
+    ContextTransferActivateAcknowledge,
+    ContextTransferActivateRequest,
+    ContextTransferCancel,
+    ContextTransferData,
+    ContextTransferDataReply,
+    ContextTransferRequest,
+    IPAddress,
+    Message,
+    PredictiveContextTransferData,
+)
+
+T = TypeVar("T")
+
+
+class Octets(Bytes):  # type: ignore[misc]  # construct has no types
+    """``Bytes`` that stays strict when compiled: Construct's own generated code takes a short read in silence."""
+
+    def _emitparse(self, code: Any) -> str:
+        code.append(
+            """
+            def read_exactly(io, length):
+                octets = io.read(length) if length >= 0 else b""
+                if len(octets) != length:
+                    raise StreamError("stream ended early")
+                return octets
+            """
+        )
+        return f"read_exactly(io, {self.length})"
+
+
+class _IPAddress(Adapter):  # type: ignore[misc]
+    """Octets on the wire, an ``ipaddress`` object inside."""
+
+    def _decode(self, obj: bytes, context: Any, path: str) -> IPAddress:
+        return ip_address(obj)
+
+    def _encode(self, obj: IPAddress, context: Any, path: str) -> bytes:
+        return obj.packed
+
+
+# An address field has 4 octets when the V bit says IPv4, else 16 (RFC 4067, 2.5.1: "V flag").
+ADDRESS = IfThenElse(this._.ipv4, _IPAddress(Octets(4)), _IPAddress(Octets(16)))
+
+
+#  RFC 4067, 2.5: the first four octets of every message
+#
+#   0                   1                   2                   3
+#   0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |Vers.|  Type   |V|A|  Reserved |            Length             |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#
+#  V: 0 IPv6, 1 IPv4.  The second flag is A (CTAR, CTD, PCTD) or S (CTDR); CTAA, CTC and CT-Req have none and
+#  count it as reserved.
+HEADER = Struct(
+    "version_and_type" / BitStruct("version" / BitsInteger(3), "type" / BitsInteger(5)),
+    "flags" / BitStruct("ipv4" / Flag, "rest" / BitsInteger(7)),
+    "length" / Int16ub,
+)
+HEADER_OCTETS = HEADER.sizeof()
+
+#  RFC 4067, 2.5.1 CTAR
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  ~                   MN's Previous IP Address                    ~
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  ~           Previous (New) AR's IP Address                      ~
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                        Sequence Number                        |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                      Authorization Token                      |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                Requested Context Data Blocks                ...
+ACTIVATE_REQUEST = Struct(
+    "mn_previous_address" / ADDRESS,
+    "access_router_address" / ADDRESS,
+    "sequence_number" / Int32ub,
+    "authorization_token" / Octets(TOKEN_LENGTH),
+)
+
+#  RFC 4067, 2.5.2 CTAA; 2.5.5 CTDR (the fixed part is the same); 2.5.6 CTC (that is all it has)
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  ~                   MN's Previous IP Address                    ~
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+MN_ADDRESS_ALONE = Struct("mn_previous_address" / ADDRESS)
+
+#  RFC 4067, 2.5.3 CTD
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |             Elapsed Time (in milliseconds)                    |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  ~              Mobile Node's Previous Care-of Address           ~
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                     Context Data Blocks                     ...
+DATA = Struct("elapsed_time" / Int32ub, "mn_previous_address" / ADDRESS)
+
+#  RFC 4067, 2.5.4 PCTD
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |             Elapsed Time (in milliseconds)                    |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  ~              Mobile Node's Previous Care-of Address           ~
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |           Algorithm           |          Key Length           |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                              Key                            ...
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                     Context Data Blocks                     ...
+#
+#  Key Length is in octets; the key is not padded (our decision 6).
+PREDICTIVE_DATA = Struct(
+    "elapsed_time" / Int32ub,
+    "mn_previous_address" / ADDRESS,
+    "algorithm" / Int16ub,
+    "key_length" / Int16ub,
+    "key" / Octets(this.key_length),
+)
+
+#  RFC 4067, 2.5.7 CT-Req
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  ~                   MN's Previous IP Address                    ~
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                        Sequence Number                        |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                      Authorization Token                      |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                Requested Context Data Blocks                ...
+TRANSFER_REQUEST = Struct(
+    "mn_previous_address" / ADDRESS,
+    "sequence_number" / Int32ub,
+    "authorization_token" / Octets(TOKEN_LENGTH),
+)
+
+#  RFC 4067, 2.4 Context Data Block
+#   0                   1                   2                   3
+#   0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |  Feature Profile Type (FPT)   |    Length     |P|  Reserved   |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |               Presence Vector (if P = 1)                      |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                             Data                            ...
+#
+#  Length counts 8-octet words, the first 4 octets included.
+CONTEXT_DATA_BLOCK = Struct(
+    "feature_profile_type" / Int16ub,
+    "length" / Int8ub,
+    "flags" / BitStruct("presence" / Flag, "reserved" / BitsInteger(7)),
+    "presence_vector" / If(this.flags.presence, Int32ub),
+    "data" / Octets(this.length * 8 - 4 - 4 * this.flags.presence),
+)
+
+#  A requested Context Data Block is "the first 4 octets" of one (RFC 4067, 2.5.1; our decision 1).
+REQUESTED_BLOCK = Struct(
+    "feature_profile_type" / Int16ub,
+    "length" / Int8ub,
+    "flags" / Int8ub,
+    "padding" / Octets(this.length * 4),
+)
+
+#  RFC 4067, 2.5.2 and 2.5.5: one record of a CTAA or CTDR
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |  Feature Profile Type (FPT)   |  Status code  |   Reserved    |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+STATUS_RECORD = Struct("feature_profile_type" / Int16ub, "status" / Int8ub, "reserved" / Int8ub)
+
+#  RFC 4065, 3: a Seamoby message in ICMP
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |     Type      |     Code      |          Checksum             |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |    Subtype    |                Reserved                       |
+#  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+#  |                           Message                           ...
+ICMP_HEADER = Struct(
+    "type" / Int8ub, "code" / Int8ub, "checksum" / Int16ub, "subtype" / Int8ub, "reserved" / Int24ub
+)
+ICMP_HEADER_OCTETS = ICMP_HEADER.sizeof()
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How one message type stands on the wire: its fixed part, the list behind it, and its A or S flag."""
+
+    fixed: Struct
+    list_field: str = ""
+    flag: str = ""
+
+
+FORMATS: dict[MessageType, _Format] = {
+    ContextTransferActivateRequest.type: _Format(ACTIVATE_REQUEST, "requested", "acknowledge"),
+    ContextTransferActivateAcknowledge.type: _Format(MN_ADDRESS_ALONE, "statuses"),
+    ContextTransferData.type: _Format(DATA, "blocks", "acknowledge"),
+    PredictiveContextTransferData.type: _Format(PREDICTIVE_DATA, "blocks", "acknowledge"),
+    ContextTransferDataReply.type: _Format(MN_ADDRESS_ALONE, "statuses", "success"),
+    ContextTransferCancel.type: _Format(MN_ADDRESS_ALONE),
+    ContextTransferRequest.type: _Format(TRANSFER_REQUEST, "requested"),
+}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads layouts from one buffer up to ``end``, keeping the offset and turning Construct's errors into ours."""
+
+    def __init__(self, octets: bytes, offset: int, end: int, section: str) -> None:
+        self.stream = io.BytesIO(octets[:end])
+        self.stream.seek(offset)
+        self.end = end
+        self.section = section
+
+    @property
+    def offset(self) -> int:
+        return self.stream.tell()
+
+    def read(self, layout: Struct, prefix: str = "", **context: Any) -> Any:
+        """One layout's container.  Slow path only on error: then the layout is walked field by field."""
+        start = self.offset
+        try:
+            return _compiled(layout).parse_stream(self.stream, **context)
+        except Exception as error:
+            # Compiled parsers raise struct.error and the like and don't say where; the interpreted one does.
+            self.stream.seek(start)
+            raise self._located(layout, prefix, context, error) from None
+
+    def _located(self, layout: Struct, prefix: str, context: dict[str, Any], cause: Exception) -> MalformedMessage:
+        values: dict[str, Any] = {}
+        for subcon in layout.subcons:
+            start = self.offset
+            try:
+                # Struct evaluates `this` on the fields read so far; a one-field Struct would not see them.
+                values[subcon.name] = subcon.parse_stream(self.stream, **{"_": _Namespace(context), **values})
+            except ConstructError:
+                available = self.end - start
+                reason = f"the field does not fit the {available} octets that are left"
+                return MalformedMessage(prefix + subcon.name, start, self.section, reason)
+        return MalformedMessage(prefix.rstrip("."), self.offset, self.section, f"{type(cause).__name__} while parsing")
+
+    def fail(self, field_name: str, offset: int, reason: str) -> MalformedMessage:
+        return MalformedMessage(field_name, offset, self.section, reason)
+
+
+class _Namespace(dict):  # type: ignore[type-arg]
+    """Attribute access as Construct's own containers give it."""
+
+    __getattr__ = dict.__getitem__
+
+
+@cache
+def _compiled(layout: Struct) -> Any:
+    """Construct's code generator: the same format, several times faster; tests hold it against the interpreted."""
+    return layout.compile()
+
+
+def _read_block(reader: _Reader, name: str) -> ContextBlock:
+    start = reader.offset
+    reader_octets = reader.stream.getbuffer()
+    if start + 3 <= len(reader_octets) and reader_octets[start + 2] == 0:
+        raise reader.fail(f"{name}.length", start + 2, "0, yet it counts the block's first 4 octets")
+    box = reader.read(CONTEXT_DATA_BLOCK, name + ".")
+    return ContextBlock(box.feature_profile_type, box.data, box.presence_vector, box.flags.reserved)
+
+
+def _read_request(reader: _Reader, name: str) -> ContextRequest:
+    start = reader.offset
+    box = reader.read(REQUESTED_BLOCK, name + ".")
+    if box.length > 1:
+        raise reader.fail(f"{name}.length", start + 2, f"{box.length}, yet a requested block has no data")
+    if any(box.padding):
+        raise reader.fail(f"{name}.padding", start + 4, "a requested block's padding is not zero")
+    return ContextRequest(box.feature_profile_type, box.length, box.flags)
+
+
+def _read_status(reader: _Reader, name: str) -> ContextStatus:
+    box = reader.read(STATUS_RECORD, name + ".")
+    return ContextStatus(box.feature_profile_type, box.status, box.reserved)
+
+
+_LIST_READERS: dict[str, Callable[[_Reader, str], ContextBlock | ContextRequest | ContextStatus]] = {
+    "blocks": _read_block,
+    "requested": _read_request,
+    "statuses": _read_status,
+}
+
+
+def message_length(octets: bytes) -> int | None:
+    """The Length field of the message that starts here; None while its 4-octet header is not complete."""
+    return int(HEADER.parse(octets[:HEADER_OCTETS]).length) if len(octets) >= HEADER_OCTETS else None
+
+
+def parse(octets: bytes) -> Message:
+    """One message, all of it and nothing more.  Raises MalformedMessage, nothing else."""
+    header_reader = _Reader(octets, 0, len(octets), "RFC 4067, 2.5")
+    header = header_reader.read(HEADER)
+    version, number = header.version_and_type.version, header.version_and_type.type
+    if version != VERSION:
+        raise header_reader.fail("version", 0, f"{version}; only version {VERSION} is known")
+    if number not in MessageType._value2member_map_:
+        raise header_reader.fail("type", 0, f"{number} is no message type")
+    message_type = MessageType(number)
+    message_class, layout = MESSAGE_CLASSES[message_type], FORMATS[message_type]
+    if header.length != len(octets):
+        raise header_reader.fail("length", 2, f"{header.length}, yet there are {len(octets)} octets")
+
+    reader = _Reader(octets, HEADER_OCTETS, header.length, message_class.section)
+    fields = dict(reader.read(layout.fixed, ipv4=header.flags.ipv4))
+    fields.pop("_io", None)
+    fields.pop("key_length", None)
+    fields["reserved"] = header.flags.rest
+    if layout.flag:
+        fields[layout.flag] = bool(header.flags.rest >> 6)
+        fields["reserved"] = header.flags.rest & 0x3F
+    if layout.list_field:
+        items: list[ContextBlock | ContextRequest | ContextStatus] = []
+        while reader.offset < reader.end:
+            items.append(_LIST_READERS[layout.list_field](reader, f"{layout.list_field}[{len(items)}]"))
+        fields[layout.list_field] = tuple(items)
+    elif reader.offset < reader.end:
+        raise reader.fail("length", 2, f"{reader.end - reader.offset} octets too many for a {message_class.short_name}")
+    return message_class(**fields)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def build_blocks(blocks: Sequence[ContextBlock | ContextRequest | ContextStatus]) -> bytes:
+    """The octets of a message's list of blocks, requested blocks or status records."""
+    return b"".join(map(_build_record, blocks))
+
+
+def _build_record(item: ContextBlock | ContextRequest | ContextStatus) -> bytes:
+    octets: bytes
+    if isinstance(item, ContextBlock):
+        flags = {"presence": item.presence_vector is not None, "reserved": item.reserved}
+        octets = _compiled(CONTEXT_DATA_BLOCK).build(
+            {
+                "feature_profile_type": item.feature_profile_type,
+                "length": item.length,
+                "flags": flags,
+                "presence_vector": item.presence_vector,
+                "data": item.data.ljust(item.length * 8 - item.header_octets, b"\0"),
+            }
+        )
+    elif isinstance(item, ContextRequest):
+        octets = _compiled(REQUESTED_BLOCK).build({**vars(item), "padding": bytes(item.length * 4)})
+    else:
+        octets = _compiled(STATUS_RECORD).build(vars(item))
+    return octets
+
+
+def build(message: Message) -> bytes:
+    """The message's octets.  Raises LocalError where it does not fit the 16-bit Length field."""
+    layout = FORMATS[message.type]
+    fields = dict(vars(message))
+    if isinstance(message, PredictiveContextTransferData):
+        fields["key_length"] = len(message.key)
+    body = _compiled(layout.fixed).build(fields, ipv4=message.is_ipv4)
+    if layout.list_field:
+        body += build_blocks(fields[layout.list_field])
+    length = HEADER_OCTETS + len(body)
+    if length > MAXIMUM_MESSAGE:
+        raise LocalError(f"the {message.short_name} takes {length} octets; a message holds {MAXIMUM_MESSAGE}")
+    rest = message.reserved | (fields[layout.flag] << 6 if layout.flag else 0)
+    header = _compiled(HEADER).build(
+        {
+            "version_and_type": {"version": VERSION, "type": message.type},
+            "flags": {"ipv4": message.is_ipv4, "rest": rest},
+            "length": length,
+        }
+    )
+    return bytes(header + body)
+
+
+# --- ICMP (RFC 4065, 3; RFC 4067, 3.2) --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IcmpMessage:
+    """A Seamoby ICMP message: ``type`` 41 (IPv4) or 150 (IPv6), code 0, subtype CXTP, one CXTP message."""
+
+    type: int
+    message: bytes = field(repr=False)
+    code: int = 0
+    subtype: int = IcmpSubtype.CXTP
+    reserved: int = 0
+
+
+def internet_checksum(octets: bytes) -> int:
+    """The Internet checksum (RFC 1071) over ``octets``."""
+    padded = octets + b"\0" * (len(octets) % 2)
+    total: int = sum(struct.unpack(f">{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _pseudo_header(icmp_type: int, addresses: tuple[IPAddress, IPAddress] | None, length: int) -> bytes:
+    if icmp_type == ICMP_TYPE_IPV4:
+        return b""
+    if addresses is None or not all(isinstance(a, IPv6Address) for a in addresses):
+        raise LocalError("ICMPv6's checksum covers its source and destination (RFC 4443, 2.3): give both")
+    return addresses[0].packed + addresses[1].packed + struct.pack(">I3xB", length, 58)
+
+
+def build_icmp(icmp: IcmpMessage, addresses: tuple[IPAddress, IPAddress] | None = None) -> bytes:
+    """The ICMP message with its checksum; ``addresses`` (source, destination) are needed for IPv6 alone."""
+    fields = {**vars(icmp), "checksum": 0}
+    octets = ICMP_HEADER.build(fields) + icmp.message
+    fields["checksum"] = internet_checksum(_pseudo_header(icmp.type, addresses, len(octets)) + octets)
+    return bytes(ICMP_HEADER.build(fields) + icmp.message)
+
+
+def parse_icmp(octets: bytes, addresses: tuple[IPAddress, IPAddress] | None = None) -> IcmpMessage:
+    """Check and open an ICMP message of CXTP's.
+
+    The checksum of type 150 is checked where ``addresses`` are given (else the kernel did).  Raises
+    MalformedMessage; a wrong checksum has status BAD_CHECKSUM.
+    """
+    section = "RFC 4065, 3"
+    reader = _Reader(octets, 0, len(octets), section)
+    box = reader.read(ICMP_HEADER, "icmp.")
+    if box.type not in (ICMP_TYPE_IPV4, ICMP_TYPE_IPV6):
+        raise reader.fail("icmp.type", 0, f"{box.type} is not {ICMP_TYPE_IPV4} or {ICMP_TYPE_IPV6}")
+    checkable = box.type == ICMP_TYPE_IPV4 or addresses is not None
+    if checkable and internet_checksum(_pseudo_header(box.type, addresses, len(octets)) + octets) != 0:
+        error = reader.fail("icmp.checksum", 2, f"{box.checksum:#06x} does not match")
+        error.status = StatusCode.BAD_CHECKSUM
+        raise error
+    if box.code != 0:
+        raise reader.fail("icmp.code", 1, f"{box.code}, not 0")
+    if box.subtype != IcmpSubtype.CXTP:
+        raise reader.fail("icmp.subtype", 4, f"{box.subtype}, not CXTP's {IcmpSubtype.CXTP.value}")
+    return IcmpMessage(box.type, octets[ICMP_HEADER_OCTETS:], box.code, box.subtype, box.reserved)
+
+
+__all__ = [
+    "IcmpMessage",
+    "build",
+    "build_blocks",
+    "build_icmp",
+    "internet_checksum",
+    "message_length",
+    "parse",
+    "parse_icmp",
+]
