@@ -1,0 +1,84 @@
+"""What every transport endpoint gives the node, and what it is told.
+
+An endpoint moves whole messages between this node and peers; it decides nothing.  It counts what it drops under
+a name, and it never queues without a limit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Protocol
+
+from ..constants import PORT
+from ..errors import ConfigurationError
+from ..messages import IPAddress
+from ..roles.events import Peer
+
+Receiver = Callable[[bytes, Peer], None]
+"""Called with each message that arrived and whom it came from."""
+
+
+@dataclass(frozen=True)
+class Router:
+    """A router that we know: its name (as in its certificate) and where it listens."""
+
+    name: str
+    address: IPAddress
+    port: int = PORT
+
+    @classmethod
+    def parse(cls, text: str) -> Router:
+        """``NAME=ADDRESS[:PORT]``, an IPv6 address in brackets where a port follows."""
+        name, equals, rest = text.partition("=")
+        if not name or not equals:
+            raise ConfigurationError(f"peer {text!r}: write NAME=ADDRESS or NAME=ADDRESS:PORT")
+        address, port = parse_socket_address(rest)
+        return cls(name, address, port)
+
+
+def parse_socket_address(text: str, default_port: int = PORT) -> tuple[IPAddress, int]:
+    """``ADDRESS[:PORT]`` or ``[ADDRESS]:PORT``.  Raises ConfigurationError; names are not looked up."""
+    host, port = text, ""
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        number = int(port) if port else default_port
+        if not 0 <= number <= 65535:
+            raise ValueError(number)
+        return ip_address(host), number
+    except ValueError:
+        raise ConfigurationError(f"{text!r} is no IP address with an optional port") from None
+
+
+class Endpoint(Protocol):
+    """One transport of a node."""
+
+    reliable: bool
+    """Messages arrive, in order and once, while the connection lives."""
+    maximum_message: int
+    """Octets of the largest message that it carries."""
+    counters: Counter[str]
+
+    async def start(self) -> None:
+        """Listen.  Raises TransportError with the address and the system's reason."""
+
+    def send(self, octets: bytes, peer: Peer) -> None:
+        """Send, or queue, or drop and count; never blocks, never raises for the network's sake."""
+
+    async def close(self) -> None:
+        """Stop; what is queued may be lost."""
+
+
+def refuse_cleartext_off_loopback(address: IPv4Address | IPv6Address, allowed: bool, what: str) -> None:
+    """Contexts hold keys: in the clear they may not leave this machine unless asked for by name."""
+    if not address.is_loopback and not allowed:
+        raise ConfigurationError(
+            f"{what} {address} is off loopback and UDP is cleartext: session keys would cross the network. "
+            "Use the TLS transport, or say --allow-cleartext-keys-on-the-network where ESP protects the path"
+        )
