@@ -20,7 +20,7 @@ def _positive(owner: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class Timers:
-    """Times in seconds (RFC 4067, 2.5 and 3; docs/decisions.md, 4)."""
+    """Times in seconds (RFC 4067, 3 and 4; docs/decisions.md, 4)."""
 
     max_transfer_time: float = 0.2
     """CT_MAX_TRANSFER_TIME: from a transfer's first CTD to its end."""
@@ -35,7 +35,7 @@ class Timers:
     """CT_MAX_HANDOVER_TIME: named by RFC 4067 and not defined; as CT_RETRY_MAX, since an MN may ask so long."""
 
     sequence_number_lifetime: float = 7.0
-    """A CTAR's sequence number is not used again so long (RFC 4067, 2.5.1)."""
+    """A CTAR's sequence number is not used again so long (RFC 4067, 3.2)."""
 
     data_retry: float = 0.04
     """First wait before a CTD, PCTD or CT-Req is sent again over a transport that loses; doubles each time.
@@ -50,7 +50,7 @@ class Limits:
     """What a peer may make us hold; all counts unless a unit is given."""
 
     request_rate: float = 10.0
-    """CT_REQUEST_RATE: CTARs per second, the excess is dropped at random (RFC 4067, 2.5.1 and 6.2)."""
+    """CT_REQUEST_RATE: CTARs per second, the excess is dropped at random (RFC 4067, 4 and 6.3)."""
 
     transfers: int = 4096
     """Transfers under way at once, per role."""

@@ -10,17 +10,17 @@ from __future__ import annotations
 from enum import IntEnum
 
 VERSION = 1
-"""The protocol's version, 3 bits (RFC 4067, 2.5)."""
+"""The protocol's version, 3 bits (RFC 4067, 2.2)."""
 
 PORT = 5091
-"""SCTP and UDP port of CXTP (RFC 4065, 4)."""
+"""SCTP and UDP port of CXTP (RFC 4065, 2)."""
 
 PAYLOAD_PROTOCOL_IDENTIFIER = 0x43585450
 """SCTP PPID: "CXTP" in ASCII; RFC 4067, 3.1 names it and gives no number (our decision 11)."""
 
 ICMP_TYPE_IPV4 = 41
 ICMP_TYPE_IPV6 = 150
-"""ICMP types of the Seamoby experimental protocols (RFC 4065, 3)."""
+"""ICMP types of the experimental mobility protocols (RFC 4065, 3 and 4)."""
 
 ICMP_HOP_LIMIT = 255
 """Hop limit (TTL) that an ICMP-carried message is sent with and must arrive with (RFC 4067, 3.2)."""
@@ -39,14 +39,14 @@ NULL_TOKEN = bytes(TOKEN_LENGTH)
 
 
 class IcmpSubtype(IntEnum):
-    """Subtype in the Seamoby ICMP message (RFC 4065, 3)."""
+    """Subtype in the experimental mobility ICMP message (RFC 4065, 8)."""
 
     CARD = 0
     CXTP = 1
 
 
 class MessageType(IntEnum):
-    """Type, 5 bits (RFC 4067, 2.5.1 to 2.5.7)."""
+    """Type, 5 bits (RFC 4067, 2.5.1 to 2.5.6)."""
 
     CONTEXT_TRANSFER_ACTIVATE_REQUEST = 1
     CONTEXT_TRANSFER_ACTIVATE_ACKNOWLEDGE = 2
@@ -58,13 +58,13 @@ class MessageType(IntEnum):
 
 
 class TokenAlgorithm(IntEnum):
-    """Algorithm in a PCTD (RFC 4067, 2.5.4)."""
+    """Algorithm in a PCTD (RFC 4067, 2.5.3; RFC 4065, 7)."""
 
     HMAC_SHA1 = 1
 
 
 class FeatureProfileType(IntEnum):
-    """Context types.  0x0001 is IANA's (RFC 4067, Appendix B); 0xFF00 and above are ours (decisions 2 and 12)."""
+    """Context types.  0x0001 is IANA's (RFC 4065, 6); 0xFF00 and above are ours (decisions 2 and 12)."""
 
     RESERVED = 0x0000
     IPV6_MULTICAST_LISTENER = 0x0001
@@ -77,7 +77,7 @@ class FeatureProfileType(IntEnum):
 class StatusCode(IntEnum):
     """Status of one context type in a CTDR or CTAA.
 
-    RFC 4067, 2.5.2 defines BAD_CHECKSUM alone; the others are ours (decision 13, docs/decisions.md).
+    RFC 4067, 4 defines BAD_CHECKSUM alone; the others are ours (decision 13, docs/decisions.md).
     """
 
     SUCCESS = 0x00

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from .config import ContextTypes
 from .constants import MAXIMUM_BLOCK
-from .errors import MalformedMessage
+from .errors import LocalError, MalformedMessage
 from .messages import ContextBlock, EncodedContext
 
 SECTION = "docs/decisions.md, 2"
@@ -19,7 +19,12 @@ _CONTINUATION_DATA = MAXIMUM_BLOCK - 4
 
 
 def to_blocks(context: EncodedContext, context_types: ContextTypes = ContextTypes()) -> tuple[ContextBlock, ...]:
-    """One context as a block and as many continuation blocks as it takes."""
+    """One context as a block and as many continuation blocks as it takes.
+
+    Raises LocalError for a context of the continuation type: it would be read as the rest of the one before.
+    """
+    if context.feature_profile_type == context_types.continuation:
+        raise LocalError(f"{context_types.continuation:#06x} is the continuation's type, no context's")
     first = _CONTINUATION_DATA - (0 if context.presence_vector is None else 4)
     blocks = [ContextBlock(context.feature_profile_type, context.data[:first], context.presence_vector)]
     blocks += [
@@ -34,7 +39,8 @@ def from_blocks(
 ) -> tuple[EncodedContext, ...]:
     """The contexts that a message's blocks carry, in their order; the last block's padding stays in.
 
-    Raises MalformedMessage where a continuation block follows nothing, or a block that is not full.
+    Raises MalformedMessage, its offset counted from the first block, where a continuation block follows nothing
+    or a block that is not full, or has a presence vector.
     """
     contexts: list[EncodedContext] = []
     parts: list[bytes] = []

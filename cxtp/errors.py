@@ -29,8 +29,37 @@ class MissingPackage(LocalError):
         self.extra = extra
 
 
+class InvalidContext(LocalError):
+    """A context value that its format can't hold, or plain data (JSON) that is no context.
+
+    ``path`` is the field (``proposal.encryption``, or ``$.proposal.encryption`` in JSON); no value is repeated.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class StoreError(CxtpError):
     """The store could not keep or give back a context: the disk is full, the key is wrong, the file is not ours."""
+
+
+class StoreFull(StoreError):
+    """There is no room to write: nothing of the transaction was kept, what was stored before is untouched."""
+
+
+class StaleGeneration(StoreError):
+    """A record older than the stored one was to be written; nothing of its transaction was.
+
+    ``mn_address`` is the session's, ``stored`` and ``offered`` are the two generations.
+    """
+
+    def __init__(self, mn_address: object, stored: int, offered: int) -> None:
+        super().__init__(f"{mn_address}: generation {offered} is older than the stored {stored}; nothing was written")
+        self.mn_address = mn_address
+        self.stored = stored
+        self.offered = offered
 
 
 class TransportError(CxtpError):
@@ -86,6 +115,18 @@ class MalformedContext(RemoteError):
         self.context = context
         self.parameter = parameter
         self.offset = offset
+        self.reason = reason
+
+
+class MalformedContextFile(RemoteError):
+    """A file that is no context file (docs/store.md); ``path`` is the JSON path of the fault, such as
+    ``$.sessions[0].mn_address``, and the text never holds a value of the file."""
+
+    section = "docs/store.md, context file"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
         self.reason = reason
 
 

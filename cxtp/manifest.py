@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from construct import Bytes, Const, ConstructError, Int8ub, Int16ub, Int32ub, Int64ub, Struct
+from construct import Bytes, Int8ub, Int16ub, Int32ub, Int64ub, Struct
 
 from .config import ContextTypes
 from .constants import MAXIMUM_MESSAGE, StatusCode
@@ -25,6 +25,7 @@ from .messages import ContextBlock, ContextStatus, EncodedContext
 SECTION = "docs/context-formats.md, Transfer manifest"
 DIGEST_OCTETS = 16
 RECEIPT_RECORDS = 4
+FORMAT = 1
 
 #  0                   1                   2                   3
 #  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -42,7 +43,7 @@ RECEIPT_RECORDS = 4
 # |                       Digest (128 bits)                       |
 # +---------------------------------------------------------------+
 _MANIFEST = Struct(
-    "format" / Const(1, Int8ub),
+    "format" / Int8ub,
     "reserved" / Int8ub,
     "part" / Int16ub,
     "parts" / Int16ub,
@@ -73,6 +74,9 @@ class TransferManifest:
     def __post_init__(self) -> None:
         if not 0 <= self.part < self.parts <= 0xFFFF:
             raise LocalError(f"part {self.part} of {self.parts} is no part of a transfer")
+        for name, bits in (("transfer_id", 32), ("contexts", 32), ("generation", 64)):
+            if not 0 <= getattr(self, name) < 1 << bits:
+                raise LocalError(f"a manifest's {name} must be an integer of {bits} bits, not {getattr(self, name)!r}")
         if len(self.digest) != DIGEST_OCTETS:
             raise LocalError(f"a manifest's digest has {DIGEST_OCTETS} octets, not {len(self.digest)}")
 
@@ -80,7 +84,7 @@ class TransferManifest:
         """As the context that stands first in a CTD."""
         data = _MANIFEST.build(
             {
-                "format": 1,
+                "format": FORMAT,
                 "reserved": 0,
                 "part": self.part,
                 "parts": self.parts,
@@ -96,12 +100,15 @@ class TransferManifest:
     @classmethod
     def decode(cls, context: EncodedContext) -> TransferManifest:
         """Raises MalformedContext.  Octets behind the manifest must be the block's zero padding."""
+        if context.presence_vector is not None:
+            raise _malformed("presence vector", 0, "a manifest has none")
+        if context.data and context.data[0] != FORMAT:
+            raise _malformed("format", 0, f"{context.data[0]}; only format {FORMAT} is known")
+        if len(context.data) < _OCTETS:
+            raise _malformed("length", len(context.data), f"{len(context.data)} octets; a manifest has {_OCTETS}")
         if any(context.data[_OCTETS:]) or len(context.data) >= _OCTETS + 8:
             raise _malformed("padding", _OCTETS, "octets behind the manifest are not its padding")
-        try:
-            fields = _MANIFEST.parse(context.data)
-        except ConstructError as error:
-            raise _malformed("format", 0, "not a manifest of format 1 with all its fields") from error
+        fields = _MANIFEST.parse(context.data)
         if not fields.part < fields.parts:
             raise _malformed("part", 2, f"part {fields.part} of {fields.parts}")
         return cls(
@@ -150,6 +157,8 @@ def plan_parts(
     """
     manifest_octets = (4 + _OCTETS + 7) // 8 * 8
     room = octets - overhead - manifest_octets
+    if room < 0:
+        raise LocalError(f"a message of {octets} octets has no room for a manifest")
     groups: list[list[ContextBlock]] = [[]]
     used = 0
     for context in contexts:
@@ -188,7 +197,7 @@ def plan_parts(
 
 def receipt(transfer_id: int, context_types: ContextTypes = ContextTypes()) -> tuple[ContextStatus, ...]:
     """The records by which a CTDR says which transfer it answers: four of the manifest's type, whose Status
-    octets are the transfer identifier, high octet first."""
+    octets are the transfer identifier, high octet first.  Only for a peer whose CTD had a manifest."""
     return tuple(
         ContextStatus(context_types.transfer_manifest, octet) for octet in transfer_id.to_bytes(RECEIPT_RECORDS, "big")
     )

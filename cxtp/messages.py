@@ -102,7 +102,7 @@ class ContextRequest:
 
 @dataclass(frozen=True)
 class ContextStatus:
-    """What became of one context type: an entry of a CTAA or CTDR (RFC 4067, 2.5.2 and 2.5.5)."""
+    """What became of one context type: an entry of a CTAA or CTDR (RFC 4067, 2.5.2 and 2.5.4)."""
 
     feature_profile_type: int
     status: int
@@ -139,7 +139,7 @@ class _Message:
 
 @dataclass(frozen=True, kw_only=True)
 class _AuthorizedRequest(_Message):
-    """What a CTAR and the CT-Req made from it have in common, verbatim (RFC 4067, 2.5.1 and 2.5.7)."""
+    """What a CTAR and the CT-Req made from it have in common, verbatim (RFC 4067, 2.5.1 and 2.5.6)."""
 
     sequence_number: int
     authorization_token: bytes = NULL_TOKEN
@@ -210,11 +210,11 @@ class ContextTransferData(_Message):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictiveContextTransferData(ContextTransferData):
-    """PCTD: contexts sent ahead, with the key to check the mobile node's token with (RFC 4067, 2.5.4)."""
+    """PCTD: contexts sent ahead, with the key to check the mobile node's token with (RFC 4067, 2.5.3)."""
 
     type = MessageType.PREDICTIVE_CONTEXT_TRANSFER_DATA
     short_name = "PCTD"
-    section = "RFC 4067, 2.5.4"
+    section = "RFC 4067, 2.5.3"
 
     key: bytes = field(default=b"", repr=False)
     algorithm: int = TokenAlgorithm.HMAC_SHA1
@@ -228,11 +228,11 @@ class PredictiveContextTransferData(ContextTransferData):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextTransferDataReply(_Message):
-    """CTDR: the new router says what became of a CTD or PCTD; ``success`` (S): all was received (2.5.5)."""
+    """CTDR: the new router says what became of a CTD or PCTD; ``success`` (S): all was received (2.5.4)."""
 
     type = MessageType.CONTEXT_TRANSFER_DATA_REPLY
     short_name = "CTDR"
-    section = "RFC 4067, 2.5.5"
+    section = "RFC 4067, 2.5.4"
     reserved_bits = 6
 
     success: bool
@@ -241,21 +241,21 @@ class ContextTransferDataReply(_Message):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextTransferCancel(_Message):
-    """CTC: the new router gives a transfer up that can't be finished in time (RFC 4067, 2.5.6)."""
+    """CTC: the new router gives a transfer up that can't be finished in time (RFC 4067, 2.5.5)."""
 
     type = MessageType.CONTEXT_TRANSFER_CANCEL
     short_name = "CTC"
-    section = "RFC 4067, 2.5.6"
+    section = "RFC 4067, 2.5.5"
     reserved_bits = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextTransferRequest(_AuthorizedRequest):
-    """CT-Req: the new router asks the previous one for a mobile node's contexts (RFC 4067, 2.5.7)."""
+    """CT-Req: the new router asks the previous one for a mobile node's contexts (RFC 4067, 2.5.6)."""
 
     type = MessageType.CONTEXT_TRANSFER_REQUEST
     short_name = "CT-Req"
-    section = "RFC 4067, 2.5.7"
+    section = "RFC 4067, 2.5.6"
     reserved_bits = 7
 
 

@@ -45,7 +45,7 @@ def compute_token(
 
 
 def is_null_token(request: ContextTransferActivateRequest | ContextTransferRequest) -> bool:
-    """A CT-Req with a null token asks for the material to check the mobile node's token with (2.5.7)."""
+    """A CT-Req with a null token asks for the material to check the mobile node's token with (2.5.6)."""
     return request.authorization_token == NULL_TOKEN
 
 
@@ -56,9 +56,11 @@ def verify_token(
 ) -> None:
     """Check a CTAR's or CT-Req's token, in constant time.
 
-    Raises TokenRejected where it does not match; a null token never does.  Then neither transfer nor install
-    may happen (RFC 4067, 6.2).
+    Raises TokenRejected where it does not match; a null token never does, nor does any under the empty key that
+    a PCTD may carry.  Then neither transfer nor install may happen (RFC 4067, 6.3).
     """
+    if not key:
+        raise TokenRejected(f"the key to check the {request.short_name}'s token with is empty")
     expected = compute_token(
         key, request.mn_previous_address, request.sequence_number, request.requested, algorithm
     )

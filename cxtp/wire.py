@@ -29,7 +29,6 @@ from construct import (
     IfThenElse,
     Int8ub,
     Int16ub,
-    Int24ub,
     Int32ub,
     Struct,
     this,
@@ -66,7 +65,8 @@ T = TypeVar("T")
 
 
 class Octets(Bytes):  # type: ignore[misc]  # construct has no types
-    """``Bytes`` that stays strict when compiled: Construct's own generated code takes a short read in silence."""
+    """``Bytes`` that stays strict when compiled: Construct's own generated code takes a short read in silence, for
+    ``Bytes`` and for integers of odd sizes such as ``Int24ub``."""
 
     def _emitparse(self, code: Any) -> str:
         code.append(
@@ -130,7 +130,7 @@ ACTIVATE_REQUEST = Struct(
     "authorization_token" / Octets(TOKEN_LENGTH),
 )
 
-#  RFC 4067, 2.5.2 CTAA; 2.5.5 CTDR (the fixed part is the same); 2.5.6 CTC (that is all it has)
+#  RFC 4067, 2.5.2 CTAA; 2.5.4 CTDR (the fixed part is the same); 2.5.5 CTC (that is all it has)
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  ~                   MN's Previous IP Address                    ~
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -145,7 +145,7 @@ MN_ADDRESS_ALONE = Struct("mn_previous_address" / ADDRESS)
 #  |                     Context Data Blocks                     ...
 DATA = Struct("elapsed_time" / Int32ub, "mn_previous_address" / ADDRESS)
 
-#  RFC 4067, 2.5.4 PCTD
+#  RFC 4067, 2.5.3 PCTD
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |             Elapsed Time (in milliseconds)                    |
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -166,7 +166,7 @@ PREDICTIVE_DATA = Struct(
     "key" / Octets(this.key_length),
 )
 
-#  RFC 4067, 2.5.7 CT-Req
+#  RFC 4067, 2.5.6 CT-Req
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  ~                   MN's Previous IP Address                    ~
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -200,7 +200,7 @@ CONTEXT_DATA_BLOCK = Struct(
     "data" / Octets(this.length * 8 - 4 - 4 * this.flags.presence),
 )
 
-#  A requested Context Data Block is "the first 4 octets" of one (RFC 4067, 2.5.1; our decision 1).
+#  A requested Context Data Block is "the first 4 octets" of one (RFC 4067, 2.4; our decision 1).
 REQUESTED_BLOCK = Struct(
     "feature_profile_type" / Int16ub,
     "length" / Int8ub,
@@ -208,13 +208,13 @@ REQUESTED_BLOCK = Struct(
     "padding" / Octets(this.length * 4),
 )
 
-#  RFC 4067, 2.5.2 and 2.5.5: one record of a CTAA or CTDR
+#  RFC 4067, 2.5.2 and 2.5.4: one record of a CTAA or CTDR
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |  Feature Profile Type (FPT)   |  Status code  |   Reserved    |
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 STATUS_RECORD = Struct("feature_profile_type" / Int16ub, "status" / Int8ub, "reserved" / Int8ub)
 
-#  RFC 4065, 3: a Seamoby message in ICMP
+#  RFC 4065, 8 and RFC 4067, 3.2: an experimental mobility message in ICMP
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |     Type      |     Code      |          Checksum             |
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -222,9 +222,10 @@ STATUS_RECORD = Struct("feature_profile_type" / Int16ub, "status" / Int8ub, "res
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |                           Message                           ...
 ICMP_HEADER = Struct(
-    "type" / Int8ub, "code" / Int8ub, "checksum" / Int16ub, "subtype" / Int8ub, "reserved" / Int24ub
+    "type" / Int8ub, "code" / Int8ub, "checksum" / Int16ub, "subtype" / Int8ub, "reserved" / Octets(3)
 )
 ICMP_HEADER_OCTETS = ICMP_HEADER.sizeof()
+ICMP_TYPES = {4: ICMP_TYPE_IPV4, 6: ICMP_TYPE_IPV6}
 
 
 @dataclass(frozen=True)
@@ -286,6 +287,11 @@ class _Reader:
                 return MalformedMessage(prefix + subcon.name, start, self.section, reason)
         return MalformedMessage(prefix.rstrip("."), self.offset, self.section, f"{type(cause).__name__} while parsing")
 
+    def peek(self, distance: int) -> int | None:
+        """The octet ``distance`` ahead, unread; None behind the end."""
+        octets = self.stream.getbuffer()[self.offset + distance :][:1]
+        return octets[0] if octets else None
+
     def fail(self, field_name: str, offset: int, reason: str) -> MalformedMessage:
         return MalformedMessage(field_name, offset, self.section, reason)
 
@@ -303,19 +309,18 @@ def _compiled(layout: Struct) -> Any:
 
 
 def _read_block(reader: _Reader, name: str) -> ContextBlock:
-    start = reader.offset
-    reader_octets = reader.stream.getbuffer()
-    if start + 3 <= len(reader_octets) and reader_octets[start + 2] == 0:
-        raise reader.fail(f"{name}.length", start + 2, "0, yet it counts the block's first 4 octets")
+    if reader.peek(2) == 0:
+        raise reader.fail(f"{name}.length", reader.offset + 2, "0, yet it counts the block's first 4 octets")
     box = reader.read(CONTEXT_DATA_BLOCK, name + ".")
     return ContextBlock(box.feature_profile_type, box.data, box.presence_vector, box.flags.reserved)
 
 
 def _read_request(reader: _Reader, name: str) -> ContextRequest:
     start = reader.offset
+    length = reader.peek(2)
+    if length is not None and length > 1:
+        raise reader.fail(f"{name}.length", start + 2, f"{length}, yet a requested block has no data")
     box = reader.read(REQUESTED_BLOCK, name + ".")
-    if box.length > 1:
-        raise reader.fail(f"{name}.length", start + 2, f"{box.length}, yet a requested block has no data")
     if any(box.padding):
         raise reader.fail(f"{name}.padding", start + 4, "a requested block's padding is not zero")
     return ContextRequest(box.feature_profile_type, box.length, box.flags)
@@ -333,9 +338,11 @@ _LIST_READERS: dict[str, Callable[[_Reader, str], ContextBlock | ContextRequest 
 }
 
 
-def message_length(octets: bytes) -> int | None:
+def message_length(octets: bytes | bytearray) -> int | None:
     """The Length field of the message that starts here; None while its 4-octet header is not complete."""
-    return int(HEADER.parse(octets[:HEADER_OCTETS]).length) if len(octets) >= HEADER_OCTETS else None
+    if len(octets) < HEADER_OCTETS:
+        return None
+    return int(_compiled(HEADER).parse(bytes(octets[:HEADER_OCTETS])).length)
 
 
 def parse(octets: bytes) -> Message:
@@ -421,18 +428,22 @@ def build(message: Message) -> bytes:
     return bytes(header + body)
 
 
-# --- ICMP (RFC 4065, 3; RFC 4067, 3.2) --------------------------------------------------------------------------
+# --- ICMP (RFC 4065, 8; RFC 4067, 3.2) --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class IcmpMessage:
-    """A Seamoby ICMP message: ``type`` 41 (IPv4) or 150 (IPv6), code 0, subtype CXTP, one CXTP message."""
+    """An experimental mobility ICMP message: ``type`` 41 (IPv4) or 150 (IPv6), code 0, subtype CXTP, one message."""
 
     type: int
     message: bytes = field(repr=False)
     code: int = 0
     subtype: int = IcmpSubtype.CXTP
     reserved: int = 0
+
+    def __post_init__(self) -> None:
+        if self.type not in ICMP_TYPES.values() or self.code >> 8 or self.subtype >> 8 or self.reserved >> 24:
+            raise LocalError("IcmpMessage: type is 41 or 150, code and subtype have 8 bits, reserved has 24")
 
 
 def internet_checksum(octets: bytes) -> int:
@@ -454,7 +465,7 @@ def _pseudo_header(icmp_type: int, addresses: tuple[IPAddress, IPAddress] | None
 
 def build_icmp(icmp: IcmpMessage, addresses: tuple[IPAddress, IPAddress] | None = None) -> bytes:
     """The ICMP message with its checksum; ``addresses`` (source, destination) are needed for IPv6 alone."""
-    fields = {**vars(icmp), "checksum": 0}
+    fields = {**vars(icmp), "checksum": 0, "reserved": icmp.reserved.to_bytes(3, "big")}
     octets = ICMP_HEADER.build(fields) + icmp.message
     fields["checksum"] = internet_checksum(_pseudo_header(icmp.type, addresses, len(octets)) + octets)
     return bytes(ICMP_HEADER.build(fields) + icmp.message)
@@ -463,14 +474,14 @@ def build_icmp(icmp: IcmpMessage, addresses: tuple[IPAddress, IPAddress] | None 
 def parse_icmp(octets: bytes, addresses: tuple[IPAddress, IPAddress] | None = None) -> IcmpMessage:
     """Check and open an ICMP message of CXTP's.
 
-    The checksum of type 150 is checked where ``addresses`` are given (else the kernel did).  Raises
-    MalformedMessage; a wrong checksum has status BAD_CHECKSUM.
+    ``addresses`` are the packet's: its type must be their family's.  The checksum of type 150 is checked where
+    they are given (else the kernel did).  Raises MalformedMessage; a wrong checksum has status BAD_CHECKSUM.
     """
-    section = "RFC 4065, 3"
-    reader = _Reader(octets, 0, len(octets), section)
+    reader = _Reader(octets, 0, len(octets), "RFC 4067, 3.2")
     box = reader.read(ICMP_HEADER, "icmp.")
-    if box.type not in (ICMP_TYPE_IPV4, ICMP_TYPE_IPV6):
-        raise reader.fail("icmp.type", 0, f"{box.type} is not {ICMP_TYPE_IPV4} or {ICMP_TYPE_IPV6}")
+    types = {ICMP_TYPES[address.version] for address in addresses} if addresses else ICMP_TYPES.values()
+    if box.type not in types:
+        raise reader.fail("icmp.type", 0, f"{box.type}, not {' or '.join(map(str, types))}")
     checkable = box.type == ICMP_TYPE_IPV4 or addresses is not None
     if checkable and internet_checksum(_pseudo_header(box.type, addresses, len(octets)) + octets) != 0:
         error = reader.fail("icmp.checksum", 2, f"{box.checksum:#06x} does not match")
@@ -480,16 +491,9 @@ def parse_icmp(octets: bytes, addresses: tuple[IPAddress, IPAddress] | None = No
         raise reader.fail("icmp.code", 1, f"{box.code}, not 0")
     if box.subtype != IcmpSubtype.CXTP:
         raise reader.fail("icmp.subtype", 4, f"{box.subtype}, not CXTP's {IcmpSubtype.CXTP.value}")
-    return IcmpMessage(box.type, octets[ICMP_HEADER_OCTETS:], box.code, box.subtype, box.reserved)
+    reserved = int.from_bytes(box.reserved, "big")
+    return IcmpMessage(box.type, octets[ICMP_HEADER_OCTETS:], box.code, box.subtype, reserved)
 
 
-__all__ = [
-    "IcmpMessage",
-    "build",
-    "build_blocks",
-    "build_icmp",
-    "internet_checksum",
-    "message_length",
-    "parse",
-    "parse_icmp",
-]
+__all__ = ["IcmpMessage", "build", "build_blocks", "build_icmp"]
+__all__ += ["internet_checksum", "message_length", "parse", "parse_icmp"]

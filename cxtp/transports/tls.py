@@ -15,13 +15,12 @@ import logging
 import ssl
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 
 from ..constants import MAXIMUM_MESSAGE
 from ..errors import ConfigurationError, TransportError
 from ..messages import IPAddress
+from ..pki import CertificatePaths
 from ..roles.events import Peer
 from ..wire import HEADER_OCTETS, message_length
 from .endpoint import Receiver, Router
@@ -35,29 +34,19 @@ WAITING_OCTETS = 16 * 1024 * 1024
 """Octets that wait for one peer, before and behind the connection; more is dropped and counted."""
 
 
-@dataclass(frozen=True)
-class Certificates:
-    """Files in PEM: the cluster's authority, this node's certificate, its private key."""
-
-    authority: Path
-    certificate: Path
-    private_key: Path
-
-    def context(self, *, server: bool) -> ssl.SSLContext:
-        """TLS 1.3 alone, and the other side must show a certificate of the authority."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.check_hostname = not server
-        try:
-            context.load_verify_locations(self.authority)
-            context.load_cert_chain(self.certificate, self.private_key)
-        except (OSError, ssl.SSLError) as error:
-            files = f"{self.authority}, {self.certificate}, {self.private_key}"
-            raise ConfigurationError(
-                f"can't use {files}: {error.strerror or error}; make them with 'cxtp pki'"
-            ) from error
-        return context
+def tls_context(files: CertificatePaths, *, server: bool) -> ssl.SSLContext:
+    """TLS 1.3 alone, and the other side must show a certificate of the authority.  Raises ConfigurationError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = not server
+    try:
+        context.load_verify_locations(files.authority)
+        context.load_cert_chain(files.certificate, files.private_key)
+    except (OSError, ssl.SSLError) as error:
+        names = f"{files.authority}, {files.certificate}, {files.private_key}"
+        raise ConfigurationError(f"can't use {names}: {error.strerror or error}; make them with 'cxtp pki'") from error
+    return context
 
 
 def certificate_names(connection: asyncio.BaseTransport) -> tuple[str, ...]:
@@ -129,15 +118,15 @@ class TlsEndpoint:
         self,
         listen: tuple[IPAddress, int],
         routers: Iterable[Router],
-        certificates: Certificates,
+        certificates: CertificatePaths,
         receiver: Receiver,
         *,
         connections: int = 1024,
     ) -> None:
         self._listen = listen
         self._links = {router.name: _Link(router) for router in routers}
-        self._server_context = certificates.context(server=True)
-        self._client_context = certificates.context(server=False)
+        self._server_context = tls_context(certificates, server=True)
+        self._client_context = tls_context(certificates, server=False)
         self._receiver = receiver
         self._limit = connections
         self._server: asyncio.Server | None = None

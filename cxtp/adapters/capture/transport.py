@@ -1,0 +1,249 @@
+"""What IP packets of a capture carry: UDP datagrams, ICMP messages, SCTP user messages.
+
+Checksums are not verified: a capture on the sending host has them before the network card filled them in.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from contexts.values import IPAddress
+
+from .files import PathLike
+from .internet import Drops, IpPacket, ip_packets
+
+_ICMP, _UDP, _ICMPV6, _SCTP = 1, 17, 58, 132
+
+MAXIMUM_SCTP_DIRECTIONS = 1024
+"""Directions of SCTP associations that are followed at once; the one silent the longest goes first (ours)."""
+
+MAXIMUM_SCTP_FRAGMENTS = 512
+"""Fragments of user messages that wait for their others, per direction (ours; at most 64 KiB each)."""
+
+REMEMBERED_TSNS = 4096
+"""Transmission sequence numbers remembered per direction, to know a retransmission by (ours)."""
+
+
+@dataclass(frozen=True)
+class UdpDatagram:
+    """One UDP datagram (RFC 768)."""
+
+    index: int
+    time: float
+    source: IPAddress
+    source_port: int
+    destination: IPAddress
+    destination_port: int
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class IcmpDatagram:
+    """One ICMP or ICMPv6 message: ``octets`` from its type on, checksum included; ``hop_limit`` as it arrived."""
+
+    index: int
+    time: float
+    source: IPAddress
+    destination: IPAddress
+    hop_limit: int
+    octets: bytes = field(repr=False)
+
+    @property
+    def type(self) -> int:
+        """ICMP type."""
+        return self.octets[0]
+
+    @property
+    def code(self) -> int:
+        """ICMP code."""
+        return self.octets[1]
+
+
+@dataclass(frozen=True)
+class SctpData:
+    """One SCTP user message (RFC 9260, 3.3.1); ``index`` and ``time`` are those of its last fragment's packet."""
+
+    index: int
+    time: float
+    source: IPAddress
+    source_port: int
+    destination: IPAddress
+    destination_port: int
+    stream: int
+    payload_protocol_identifier: int
+    unordered: bool
+    payload: bytes = field(repr=False)
+
+
+def udp_datagrams(path: PathLike, port: int | None = None, *, drops: Drops | None = None) -> Iterator[UdpDatagram]:
+    """The UDP datagrams in a capture file, those from or to ``port`` where one is given.  Raises as
+    :func:`.read_packets` does."""
+    drops = Counter() if drops is None else drops
+    for packet in ip_packets(path, drops=drops):
+        if packet.protocol != _UDP:
+            continue
+        octets = packet.payload
+        if len(octets) < 8:
+            drops["malformed UDP header"] += 1
+            continue
+        source_port, destination_port, length = struct.unpack("!HHH", octets[:6])
+        length = length or len(octets)  # 0: longer than the field can say (RFC 2675, 4)
+        if not 8 <= length <= len(octets):
+            drops["malformed UDP header"] += 1
+        elif port is None or port in (source_port, destination_port):
+            yield UdpDatagram(
+                packet.index,
+                packet.time,
+                packet.source,
+                source_port,
+                packet.destination,
+                destination_port,
+                octets[8:length],
+            )
+
+
+def icmp_messages(path: PathLike, *, drops: Drops | None = None) -> Iterator[IcmpDatagram]:
+    """The ICMP messages over IPv4 and the ICMPv6 messages over IPv6.  Raises as :func:`.read_packets` does."""
+    drops = Counter() if drops is None else drops
+    for packet in ip_packets(path, drops=drops):
+        if packet.protocol != (_ICMP if packet.source.version == 4 else _ICMPV6):
+            continue
+        if len(packet.payload) < 4:
+            drops["malformed ICMP header"] += 1
+            continue
+        yield IcmpDatagram(
+            packet.index, packet.time, packet.source, packet.destination, packet.hop_limit, packet.payload
+        )
+
+
+def sctp_data(path: PathLike, port: int | None = None, *, drops: Drops | None = None) -> Iterator[SctpData]:
+    """The user messages in DATA chunks, fragments (B and E bits) put together, retransmissions taken once, in the
+    order in which they are complete.  Raises as :func:`.read_packets` does."""
+    drops = Counter() if drops is None else drops
+    directions: OrderedDict[tuple[IPAddress, IPAddress, int, int, int], _Direction] = OrderedDict()
+    for packet in ip_packets(path, drops=drops):
+        if packet.protocol != _SCTP:
+            continue
+        octets = packet.payload
+        if len(octets) < 12:
+            drops["malformed SCTP header"] += 1
+            continue
+        source_port, destination_port, tag = struct.unpack("!HHI", octets[:8])
+        if port is not None and port not in (source_port, destination_port):
+            continue
+        key = (packet.source, packet.destination, source_port, destination_port, tag)
+        if key not in directions:
+            if len(directions) >= MAXIMUM_SCTP_DIRECTIONS:
+                directions.popitem(last=False)[1].give_up(drops)
+            directions[key] = _Direction()
+        directions.move_to_end(key)
+        for chunk in _data_chunks(octets, drops):
+            message = directions[key].add(chunk, drops)
+            if message is not None:
+                yield _message(packet, source_port, destination_port, message)
+    for direction in directions.values():
+        direction.give_up(drops)
+
+
+@dataclass(frozen=True)
+class _DataChunk:
+    flags: int
+    tsn: int
+    stream: int
+    payload_protocol_identifier: int
+    payload: bytes
+
+    @property
+    def begins(self) -> bool:
+        return bool(self.flags & 2)
+
+    @property
+    def ends(self) -> bool:
+        return bool(self.flags & 1)
+
+    @property
+    def unordered(self) -> bool:
+        return bool(self.flags & 4)
+
+
+def _message(packet: IpPacket, source_port: int, destination_port: int, parts: list[_DataChunk]) -> SctpData:
+    first = parts[0]
+    return SctpData(
+        packet.index,
+        packet.time,
+        packet.source,
+        source_port,
+        packet.destination,
+        destination_port,
+        first.stream,
+        first.payload_protocol_identifier,
+        first.unordered,
+        b"".join(part.payload for part in parts),
+    )
+
+
+def _data_chunks(octets: bytes, drops: Drops) -> Iterator[_DataChunk]:
+    position = 12
+    while position + 4 <= len(octets):
+        kind, flags, length = struct.unpack("!BBH", octets[position : position + 4])
+        end = position + length
+        if length < 4 or end > len(octets):
+            drops["malformed SCTP chunk"] += 1
+            return
+        if kind == 0:
+            if length <= 16:  # a DATA chunk holds user data (RFC 9260, 3.3.1)
+                drops["malformed SCTP chunk"] += 1
+                return
+            tsn, stream, protocol = struct.unpack("!IHxxI", octets[position + 4 : position + 16])
+            yield _DataChunk(flags, tsn, stream, protocol, octets[position + 16 : end])
+        position = end + -length % 4
+
+
+class _Direction:
+    """One direction of an association: fragments by TSN, and the TSNs that were handed on."""
+
+    def __init__(self) -> None:
+        self.fragments: OrderedDict[int, _DataChunk] = OrderedDict()
+        self.seen: OrderedDict[int, None] = OrderedDict()
+
+    def add(self, chunk: _DataChunk, drops: Drops) -> list[_DataChunk] | None:
+        """All fragments of the message that the chunk completes, in order."""
+        if chunk.tsn in self.seen or chunk.tsn in self.fragments:
+            drops["repeated SCTP chunk"] += 1
+            return None
+        self.fragments[chunk.tsn] = chunk
+        parts = self._run(chunk.tsn)
+        if parts is None:
+            if len(self.fragments) > MAXIMUM_SCTP_FRAGMENTS:
+                self.fragments.popitem(last=False)
+                drops["SCTP fragment pushed out by newer ones"] += 1
+            return None
+        for part in parts:
+            del self.fragments[part.tsn]
+            self.seen[part.tsn] = None
+        while len(self.seen) > REMEMBERED_TSNS:
+            self.seen.popitem(last=False)
+        return parts
+
+    def _run(self, tsn: int) -> list[_DataChunk] | None:
+        """The unbroken run of fragments around ``tsn`` from the one that begins the message to the one that ends
+        it: a message's fragments have successive TSNs (RFC 9260, 6.9)."""
+        first = tsn
+        while not self.fragments[first].begins:
+            first = (first - 1) & 0xFFFFFFFF
+            if first not in self.fragments or self.fragments[first].ends:
+                return None
+        parts = [self.fragments[first]]
+        while not parts[-1].ends:
+            following = self.fragments.get((parts[-1].tsn + 1) & 0xFFFFFFFF)
+            if following is None or following.begins:
+                return None
+            parts.append(following)
+        return parts
+
+    def give_up(self, drops: Drops) -> None:
+        if self.fragments:
+            drops["SCTP fragment of a message that stayed incomplete"] += len(self.fragments)

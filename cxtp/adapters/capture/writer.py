@@ -1,0 +1,278 @@
+"""A pcap with traffic of our own making, as Wireshark opens it without a complaint.
+
+Ethernet frames with checksums right; what exceeds the MTU is sent as IP fragments (UDP, ICMP, ...) or as several
+segments (TCP), never as a jumbo frame.  Nothing is random: the same calls give the same file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from types import TracebackType
+from typing import BinaryIO
+
+from contexts.values import IPAddress
+from cxtp.errors import ConfigurationError, LocalError
+from cxtp.wire import internet_checksum
+
+from .files import PathLike
+
+_ICMP, _TCP, _UDP, _FRAGMENT, _ICMPV6 = 1, 6, 17, 44, 58
+_FIN, _SYN, _PSH, _ACK = 1, 2, 8, 16
+
+_ACKNOWLEDGE_EVERY = 8
+"""Segments after which the receiver acknowledges: fewer than fill the window, which Wireshark would flag."""
+
+_TCP_WINDOW = 65_535
+_MINIMUM_MTU = 1280  # RFC 8200, 5
+
+
+@dataclass
+class _Connection:
+    """Next sequence number of either end; the key is the end that opened it."""
+
+    opener: int
+    other: int
+
+
+_Ends = tuple[IPAddress, int, IPAddress, int]
+
+
+class PcapWriter:
+    """Writes packets into a new pcap file (Ethernet, microseconds), readable by its owner alone: CXTP without
+    transport security shows keys.
+
+    A context manager; times are seconds since 1970.  Raises :class:`ConfigurationError` where the file can't be
+    written, :class:`LocalError` for what no packet can hold or say.
+    """
+
+    def __init__(self, path: PathLike, *, mtu: int = 1500) -> None:
+        if not _MINIMUM_MTU <= mtu <= 65_535:
+            raise LocalError(f"an MTU is {_MINIMUM_MTU} to 65535 octets, not {mtu}")
+        self.path = os.fspath(path)
+        self.mtu = mtu
+        self.packets = 0
+        self._identification = 0
+        self._connections: dict[_Ends, _Connection] = {}
+        self._opened = 0
+        self._last_time = 0.0
+        self._file: BinaryIO
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._file = os.fdopen(descriptor, "wb")
+        except OSError as error:
+            raise ConfigurationError(f"{self.path} can't be written: {error.strerror}") from error
+        self._put(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1))
+
+    def __enter__(self) -> PcapWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the TCP connections that are open (FIN both ways), then the file."""
+        if self._file.closed:
+            return
+        try:
+            for ends in list(self._connections):
+                self.close_tcp(self._last_time, *ends)
+            self._file.close()
+        except OSError as error:
+            raise ConfigurationError(f"{self.path} can't be written: {error.strerror}") from error
+        finally:
+            self._file.close()
+
+    # --- what is written ----------------------------------------------------------------------------------------
+
+    def write_udp(
+        self,
+        time: float,
+        source: IPAddress,
+        source_port: int,
+        destination: IPAddress,
+        destination_port: int,
+        payload: bytes,
+    ) -> None:
+        """One UDP datagram; above the MTU as IP fragments, above 65,507 octets (IPv6: 65,527) not at all."""
+        length = 8 + len(payload)
+        if length > 65_535 - (20 if source.version == 4 else 0):
+            raise LocalError(f"{len(payload)} octets do not fit into a UDP datagram over IPv{source.version}")
+        ports = _ports(source_port, destination_port)
+        pseudo = _pseudo_header(source, destination, _UDP, length)
+        header = ports + struct.pack("!H", length)
+        checksum = internet_checksum(pseudo + header + b"\0\0" + payload) or 0xFFFF  # 0 would mean: none (RFC 768)
+        self.write_ip(time, source, destination, _UDP, header + struct.pack("!H", checksum) + payload)
+
+    def write_tcp(
+        self,
+        time: float,
+        source: IPAddress,
+        source_port: int,
+        destination: IPAddress,
+        destination_port: int,
+        payload: bytes,
+    ) -> None:
+        """The next octets of a TCP connection from ``source`` to ``destination``.
+
+        The first octets between two ends are preceded by a handshake, which ``source`` opens; the receiver
+        acknowledges; :meth:`close_tcp` or :meth:`close` end it.
+        """
+        ends = (source, source_port, destination, destination_port)
+        self._connect(time, ends)
+        room = self.mtu - (40 if source.version == 4 else 60)
+        for number, start in enumerate(range(0, len(payload), room), 1):
+            part = payload[start : start + room]
+            last = start + room >= len(payload)
+            self._segment(time, ends, _ACK | (_PSH if last else 0), part)
+            if last or not number % _ACKNOWLEDGE_EVERY:
+                self._segment(time, _turned(ends), _ACK)
+
+    def close_tcp(
+        self, time: float, source: IPAddress, source_port: int, destination: IPAddress, destination_port: int
+    ) -> None:
+        """End the connection between the two ends, ``source`` first; nothing where there is none."""
+        ends = (source, source_port, destination, destination_port)
+        if ends in self._connections or _turned(ends) in self._connections:
+            self._segment(time, ends, _FIN | _ACK)
+            self._segment(time, _turned(ends), _FIN | _ACK)
+            self._segment(time, ends, _ACK)
+            self._connections.pop(ends, None)
+            self._connections.pop(_turned(ends), None)
+
+    def write_icmp(self, time: float, source: IPAddress, destination: IPAddress, octets: bytes) -> None:
+        """One ICMP message, from its type on, with hop limit 255 (RFC 4067, 3.2); its checksum is put right."""
+        if len(octets) < 4:
+            raise LocalError("an ICMP message has at least type, code and checksum")
+        protocol = _ICMP if source.version == 4 else _ICMPV6
+        pseudo = b"" if source.version == 4 else _pseudo_header(source, destination, protocol, len(octets))
+        checksum = internet_checksum(pseudo + octets[:2] + b"\0\0" + octets[4:])
+        body = octets[:2] + struct.pack("!H", checksum) + octets[4:]
+        self.write_ip(time, source, destination, protocol, body, hop_limit=255)
+
+    def write_ip(
+        self,
+        time: float,
+        source: IPAddress,
+        destination: IPAddress,
+        protocol: int,
+        payload: bytes,
+        *,
+        hop_limit: int = 64,
+    ) -> None:
+        """One IP packet with the upper layer's octets as they are; above the MTU as fragments."""
+        if source.version != destination.version:
+            raise LocalError(f"no packet goes from {source} to {destination}: two versions of IP")
+        if len(payload) > 65_535 - (20 if source.version == 4 else 0):
+            raise LocalError(f"{len(payload)} octets do not fit into an IPv{source.version} packet")
+        if isinstance(source, IPv4Address) and isinstance(destination, IPv4Address):
+            self._ipv4(time, source, destination, protocol, payload, hop_limit)
+        elif isinstance(source, IPv6Address) and isinstance(destination, IPv6Address):
+            self._ipv6(time, source, destination, protocol, payload, hop_limit)
+
+    # --- IP and below -------------------------------------------------------------------------------------------
+
+    def _ipv4(
+        self, time: float, source: IPv4Address, destination: IPv4Address, protocol: int, payload: bytes, hop_limit: int
+    ) -> None:
+        self._identification += 1
+        room = (self.mtu - 20) // 8 * 8 if 20 + len(payload) > self.mtu else len(payload)
+        for start in range(0, max(len(payload), 1), max(room, 1)):
+            part = payload[start : start + room]
+            more = 0x2000 if start + len(part) < len(payload) else 0
+            head = struct.pack("!BBHHH", 0x45, 0, 20 + len(part), self._identification & 0xFFFF, start // 8 | more)
+            head += struct.pack("!BB", hop_limit, protocol)
+            addresses = source.packed + destination.packed
+            head += struct.pack("!H", internet_checksum(head + b"\0\0" + addresses)) + addresses
+            self._frame(time, source, destination, 0x0800, head + part)
+
+    def _ipv6(
+        self, time: float, source: IPv6Address, destination: IPv6Address, protocol: int, payload: bytes, hop_limit: int
+    ) -> None:
+        self._identification += 1
+        addresses = source.packed + destination.packed
+        if 40 + len(payload) <= self.mtu:
+            head = struct.pack("!IHBB", 6 << 28, len(payload), protocol, hop_limit) + addresses
+            self._frame(time, source, destination, 0x86DD, head + payload)
+            return
+        room = (self.mtu - 48) // 8 * 8
+        for start in range(0, len(payload), room):
+            part = payload[start : start + room]
+            more = int(start + len(part) < len(payload))
+            head = struct.pack("!IHBB", 6 << 28, 8 + len(part), _FRAGMENT, hop_limit) + addresses
+            fragment = struct.pack("!BxHI", protocol, start | more, self._identification & 0xFFFFFFFF)
+            self._frame(time, source, destination, 0x86DD, head + fragment + part)
+
+    def _frame(self, time: float, source: IPAddress, destination: IPAddress, ether_type: int, octets: bytes) -> None:
+        frame = _mac(destination) + _mac(source) + struct.pack("!H", ether_type) + octets
+        microseconds = round(time * 1_000_000)
+        if not 0 <= microseconds < 2**32 * 1_000_000:
+            raise LocalError(f"{time} s is no time that a pcap can hold")
+        self._last_time = max(self._last_time, time)
+        self._put(struct.pack("<IIII", *divmod(microseconds, 1_000_000), len(frame), len(frame)) + frame)
+        self.packets += 1
+
+    def _put(self, octets: bytes) -> None:
+        try:
+            self._file.write(octets)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{self.path} can't be written: {error}") from error
+
+    # --- TCP ----------------------------------------------------------------------------------------------------
+
+    def _connect(self, time: float, ends: _Ends) -> None:
+        if ends in self._connections or _turned(ends) in self._connections:
+            return
+        self._opened += 1
+        initial = self._opened * 0x01000000
+        self._connections[ends] = _Connection(initial & 0xFFFFFFFF, (initial + 0x00800000) & 0xFFFFFFFF)
+        self._segment(time, ends, _SYN)
+        self._segment(time, _turned(ends), _SYN | _ACK)
+        self._segment(time, ends, _ACK)
+
+    def _segment(self, time: float, ends: _Ends, flags: int, payload: bytes = b"") -> None:
+        source, source_port, destination, destination_port = ends
+        opening = ends in self._connections
+        connection = self._connections[ends if opening else _turned(ends)]
+        sequence = connection.opener if opening else connection.other
+        acknowledgment = (connection.other if opening else connection.opener) if flags & _ACK else 0
+        options = b""
+        if flags & _SYN:
+            options = struct.pack("!BBH", 2, 4, self.mtu - (40 if source.version == 4 else 60))
+        offset = (20 + len(options)) // 4 << 4
+        head = _ports(source_port, destination_port)
+        head += struct.pack("!IIBBH", sequence, acknowledgment, offset, flags, _TCP_WINDOW)
+        pseudo = _pseudo_header(source, destination, _TCP, len(head) + 4 + len(options) + len(payload))
+        checksum = internet_checksum(pseudo + head + b"\0\0\0\0" + options + payload)
+        self.write_ip(time, source, destination, _TCP, head + struct.pack("!HH", checksum, 0) + options + payload)
+        advanced = (sequence + len(payload) + bool(flags & (_SYN | _FIN))) & 0xFFFFFFFF
+        if opening:
+            connection.opener = advanced
+        else:
+            connection.other = advanced
+
+
+def _turned(ends: _Ends) -> _Ends:
+    return ends[2], ends[3], ends[0], ends[1]
+
+
+def _ports(source_port: int, destination_port: int) -> bytes:
+    if not (0 <= source_port <= 65_535 and 0 <= destination_port <= 65_535):
+        raise LocalError(f"{source_port} or {destination_port} is no port")
+    return struct.pack("!HH", source_port, destination_port)
+
+
+def _pseudo_header(source: IPAddress, destination: IPAddress, protocol: int, length: int) -> bytes:
+    addresses = source.packed + destination.packed
+    if source.version == 4:
+        return addresses + struct.pack("!xBH", protocol, length)  # RFC 768
+    return addresses + struct.pack("!I3xB", length, protocol)  # RFC 8200, 8.1
+
+
+def _mac(address: IPAddress) -> bytes:
+    """A locally administered MAC address made of the IP address's end."""
+    return b"\x02\x00" + address.packed[-4:]

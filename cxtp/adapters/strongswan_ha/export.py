@@ -1,0 +1,240 @@
+"""From records of SAs to contexts that can be moved, one session per mobile node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from contexts.encoding.vendor import VendorValue, vendor_parameter
+from contexts.ikev2 import IkeSaContext
+from contexts.ipsec import IpsecSaContext
+from contexts.values import (
+    AntiReplayWindow,
+    ConfiguredCredentials,
+    CounterKnowledge,
+    Credentials,
+    HostAddress,
+    IkeExtension,
+    IkeProposal,
+    IkeVersion,
+    IPAddress,
+    IpComp,
+    IpsecProposal,
+    KeymatDerivation,
+    MessageIds,
+    PresharedKey,
+    SequenceNumbers,
+    SharedSecret,
+    StrongswanVendorNumber,
+    TrafficSelector,
+    VendorParameter,
+)
+from contexts.values import CommonVendorNumber as Common
+from cxtp.constants import IKE_PORT, NAT_TRAVERSAL_PORT, KeyExchangeMethod, SecurityProtocol
+
+from .attributes import HaTrafficSelector
+from .flags import Condition, ike_extensions
+from .state import ChildRecord, HaReportKind, IkeRecord
+
+Context = IkeSaContext | IpsecSaContext
+
+
+@dataclass(frozen=True)
+class ExportedSession:
+    """All that moves together: the SAs with the clients behind one outer address.
+
+    ``contexts``: IKE_SAs first, then IPsec_SAs, each in the order in which they were made.  ``suite`` as strongSwan
+    writes it: ``AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384 ESP:AES_GCM_16-256``.
+    """
+
+    mn_address: IPAddress
+    contexts: tuple[Context, ...]
+    suite: str
+
+
+def why_not_exported(record: IkeRecord) -> tuple[HaReportKind, str] | None:
+    """Why an IKE_SA can't be moved; None: it can."""
+    if record.ike_version != 2:
+        return HaReportKind.UNSUPPORTED, f"IKE version {record.ike_version}"
+    missing = [
+        name.replace("_", " ")
+        for name in ("local_host", "remote_host", "local_identity", "remote_identity")
+        if getattr(record, name) is None
+    ]
+    if record.name is None and record.psk is None:
+        missing.append("connection name")
+    if missing:
+        return HaReportKind.NOT_ESTABLISHED, f"no IKE_UPDATE told its {', '.join(missing)}"
+    if record.conditions & Condition.PPK and record.rekeyed_from is None:
+        return HaReportKind.UNSUPPORTED, "its SK_d depends on a post-quantum preshared key (RFC 8784)"
+    return None
+
+
+# --- IKE_SA -----------------------------------------------------------------------------------------------------
+
+
+def ike_sa_context(record: IkeRecord) -> IkeSaContext:
+    """The context of an IKE_SA for which :func:`why_not_exported` finds no reason."""
+    assert record.local_host and record.remote_host  # noqa: S101  # why_not_exported
+    assert record.local_identity and record.remote_identity  # noqa: S101
+    extensions = ike_extensions(record.conditions, record.extensions)
+    if record.additional_secrets and record.rekeyed_from is None:
+        extensions |= IkeExtension.INTERMEDIATE  # its additional key exchanges were IKE_INTERMEDIATE ones (RFC 9370)
+    return IkeSaContext(
+        version=IkeVersion(),
+        initiator=record.initiator,
+        local_host=record.local_host,
+        remote_host=record.remote_host,
+        spis=record.spis,
+        message_ids=MessageIds(record.next_request_to_send, record.next_request_expected),
+        keying=SharedSecret(record.secret, record.nonces, record.rekeyed_from, tuple(record.additional_secrets)),
+        proposal=_ike_proposal(record),
+        extensions=extensions,
+        local_identity=record.local_identity,
+        remote_identity=record.remote_identity,
+        credentials=_credentials(record),
+        vendor_parameters=_ike_vendor_parameters(record),
+    )
+
+
+def _ike_proposal(record: IkeRecord) -> IkeProposal:
+    return IkeProposal(
+        encryption=record.encryption,
+        encryption_key_length=record.encryption_key_length,
+        integrity=record.integrity,
+        integrity_key_length=0,
+        prf=record.prf,
+        key_exchange=record.key_exchange,
+        additional_key_exchanges=record.additional_key_exchanges,
+    )
+
+
+def _credentials(record: IkeRecord) -> Credentials:
+    if record.psk is not None:
+        return PresharedKey(record.psk)
+    return ConfiguredCredentials(_text(record.name or ""))
+
+
+def _text(name: str) -> str:
+    """A name that can be written as UTF-8; octets that were none are shown as ``\\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _ike_vendor_parameters(record: IkeRecord) -> tuple[VendorParameter, ...]:
+    peers = tuple(host.address for host in record.peer_addresses)
+    values: list[tuple[Common | StrongswanVendorNumber, VendorValue | None]] = [
+        (Common.CONNECTION_NAME, _text(record.name) if record.name is not None else None),
+        (Common.REMOTE_EAP_IDENTITY, record.eap_identity),
+        (Common.LOCAL_VIRTUAL_ADDRESSES, record.local_virtual or None),
+        (Common.REMOTE_VIRTUAL_ADDRESSES, record.remote_virtual or None),
+        (Common.PEER_ADDRESSES, peers or None),
+        (StrongswanVendorNumber.CONDITIONS, record.conditions),
+        (StrongswanVendorNumber.EXTENSIONS, record.extensions),
+        (StrongswanVendorNumber.PRIVATE_CONDITIONS, record.private_conditions),
+        (StrongswanVendorNumber.PRIVATE_EXTENSIONS, record.private_extensions),
+        (StrongswanVendorNumber.AUTH_METHOD, record.auth_method),
+    ]
+    return tuple(vendor_parameter(number, value) for number, value in values if value is not None)
+
+
+# --- IPsec_SA ---------------------------------------------------------------------------------------------------
+
+
+def ipsec_sa_context(child: ChildRecord, window: int) -> IpsecSaContext:
+    """The context of a CHILD_SA, under the IKE_SA that it belongs to now."""
+    owner = child.owner
+    assert owner.local_host and owner.remote_host  # noqa: S101  # why_not_exported
+    encapsulated = bool(owner.conditions & Condition.NAT_ANY) and child.encryption is not None
+    selectors = (*child.local_selectors, *child.remote_selectors)
+    protocols = {selector.protocol for selector in selectors}
+    name = () if child.name is None else (vendor_parameter(Common.CHILD_NAME, _text(child.name)),)
+    return IpsecSaContext(
+        ike_spis=owner.spis,
+        local_host=_esp_host(owner.local_host, encapsulated),
+        remote_host=_esp_host(owner.remote_host, encapsulated),
+        inbound_spi=child.inbound_spi,
+        outbound_spi=child.outbound_spi,
+        ipcomp=IpComp(child.inbound_cpi, child.outbound_cpi, child.ipcomp) if child.ipcomp else None,
+        sequence_numbers=SequenceNumbers(knowledge=CounterKnowledge.UNKNOWN),
+        window=AntiReplayWindow(window),
+        mode=child.mode,
+        upper_layer_protocol=protocols.pop() if len(protocols) == 1 else 0,
+        local_selectors=tuple(map(_selector, child.local_selectors)),
+        remote_selectors=tuple(map(_selector, child.remote_selectors)),
+        proposal=_ipsec_proposal(child),
+        keying=KeymatDerivation(
+            ike_spis=child.source.spis,
+            initiator=child.initiator,
+            nonces=child.nonces,
+            shared_secret=child.secret,
+            additional_secrets=(child.additional_secret,) if child.additional_secret else (),
+        ),
+        vendor_parameters=name,
+    )
+
+
+def _ipsec_proposal(child: ChildRecord) -> IpsecProposal:
+    return IpsecProposal(
+        protocol=SecurityProtocol.AH if child.encryption is None else SecurityProtocol.ESP,
+        encryption=child.encryption,
+        encryption_key_length=child.encryption_key_length,
+        integrity=child.integrity,
+        integrity_key_length=0,
+        extended_sequence_numbers=child.extended_sequence_numbers,
+        key_exchange=child.key_exchange,
+    )
+
+
+def _esp_host(host: HostAddress, encapsulated: bool) -> HostAddress:
+    """charon encapsulates ESP in UDP where it knows of a NAT, on the IKE_SA's ports; not merely since IKE is on port
+    4500, as it is with MOBIKE."""
+    if not encapsulated:
+        return HostAddress(host.address)
+    return HostAddress(host.address, NAT_TRAVERSAL_PORT if host.port in (0, IKE_PORT) else host.port)
+
+
+def _selector(selector: HaTrafficSelector) -> TrafficSelector:
+    return TrafficSelector(
+        selector.start_address, selector.end_address, selector.start_port, selector.end_port, selector.protocol
+    )
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------
+
+
+def sessions_of(ike_sas: Iterable[IkeRecord], children: Iterable[ChildRecord], window: int) -> list[ExportedSession]:
+    """Sessions of the SAs that can be moved, in the order of their first IKE_SA.
+
+    IKE_SAs that were rekeyed from each other stay together, under the latest one's remote address; those that end
+    up under one address move together (docs/decisions.md, 10).
+    """
+    exported = [record for record in ike_sas if why_not_exported(record) is None]
+    address_of_chain: dict[int, IPAddress] = {}
+    for record in exported:
+        assert record.remote_host  # noqa: S101  # why_not_exported
+        address_of_chain[record.chain] = record.remote_host.address
+    by_address: dict[IPAddress, tuple[list[IkeRecord], list[ChildRecord]]] = {}
+    for record in exported:
+        by_address.setdefault(address_of_chain[record.chain], ([], []))[0].append(record)
+    ours = {id(record) for record in exported}
+    for child in children:
+        if id(child.owner) in ours:
+            by_address[address_of_chain[child.owner.chain]][1].append(child)
+    return [_session(address, records, those, window) for address, (records, those) in by_address.items()]
+
+
+def _session(
+    address: IPAddress, records: list[IkeRecord], children: list[ChildRecord], window: int
+) -> ExportedSession:
+    ike_sas = [ike_sa_context(record) for record in records]
+    ipsec_sas = [ipsec_sa_context(child, window) for child in children]
+    latest = ike_sas[-1].proposal
+    methods = [_method(latest.key_exchange)] if latest.key_exchange else []
+    methods += [f"KE{n}_{_method(number)}" for n, number in enumerate(latest.additional_key_exchanges, 1)]
+    names = dict.fromkeys(sa.proposal.name for sa in ipsec_sas)
+    suite = " ".join(["/".join([latest.name, *methods]), *names])
+    return ExportedSession(address, (*ike_sas, *ipsec_sas), suite)
+
+
+def _method(number: int) -> str:
+    return KeyExchangeMethod(number).name if number in KeyExchangeMethod._value2member_map_ else str(number)

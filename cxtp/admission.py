@@ -1,0 +1,119 @@
+"""What a new router checks of contexts before it stores them: parse, then validate; no effects.
+
+Each context gets a status.  One that can't be used refuses the whole transfer, for a session without its keys
+or one of its SAs is a lost session; a context of a type that is not known here is kept as it came, reported, and
+passed on with the session later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from contexts.base import Context, GenericContext, decode
+from contexts.ikev2 import IkeSaContext
+from contexts.ipsec import IpsecSaContext
+from contexts.values import KeymatDerivation
+
+from .config import ContextTypes
+from .constants import StatusCode
+from .errors import RemoteError
+from .messages import ContextStatus, EncodedContext, IPAddress
+from .store.records import SessionRecord, SessionState
+
+SpiKey = tuple[IPAddress, int]
+"""An inbound SPI together with the local address that it is unique for (RFC 4301, 4.1)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``accepted``: store it and say S=1.  ``statuses``: what the CTDR lists.  ``reasons``: for log and operator."""
+
+    accepted: bool
+    statuses: tuple[ContextStatus, ...] = ()
+    reasons: tuple[str, ...] = ()
+    contexts: tuple[Context, ...] = field(default=(), repr=False)
+
+
+def inbound_spis(contexts: Iterable[Context]) -> frozenset[SpiKey]:
+    """The SPIs that the session's IPsec_SAs receive on."""
+    return frozenset(
+        (context.local_host.address, context.inbound_spi) for context in contexts if isinstance(context, IpsecSaContext)
+    )
+
+
+def check_generation(
+    held: SessionRecord | None, generation: int | None, transfer_id: int | None, *, predictive: bool
+) -> StatusCode:
+    """Whether a transfer is newer than what this node knows of the session (docs/safety.md).
+
+    SUCCESS, or STALE where the session has had that change of owner already.  The same transfer once more (its
+    answer was lost) is no new one and succeeds again.
+    """
+    if held is None or generation is None:
+        owned = held is not None and held.state in (SessionState.OWNED, SessionState.FROZEN)
+        return StatusCode.STALE if owned else StatusCode.SUCCESS
+    if held.state is SessionState.OWNED and not predictive and (held.generation, held.transfer_id) == (
+        generation,
+        transfer_id,
+    ):
+        return StatusCode.SUCCESS
+    if predictive and held.state in (SessionState.OWNED, SessionState.FROZEN):
+        return StatusCode.STALE
+    standby_refresh = held.state is SessionState.STANDBY and generation == held.generation
+    return StatusCode.SUCCESS if generation > held.generation or standby_refresh else StatusCode.STALE
+
+
+def examine(
+    mn_address: IPAddress,
+    encoded: Sequence[EncodedContext],
+    owners: Mapping[SpiKey, IPAddress],
+    context_types: ContextTypes = ContextTypes(),
+) -> Verdict:
+    """Decode all contexts and look for what would make the session unusable here.
+
+    ``owners`` maps the inbound SPIs in use here to the mobile node whose session has them.
+    """
+    statuses: list[ContextStatus] = []
+    reasons: list[str] = []
+    contexts: list[Context] = []
+    accepted = True
+    for item in encoded:
+        try:
+            context = decode(item, context_types)
+        except RemoteError as error:
+            accepted = False
+            statuses.append(ContextStatus(item.feature_profile_type, error.status))
+            reasons.append(str(error))
+            continue
+        contexts.append(context)
+        if isinstance(context, GenericContext):
+            statuses.append(
+                ContextStatus(item.feature_profile_type, StatusCode.UNKNOWN_FEATURE_PROFILE_TYPE)
+            )
+            reasons.append(f"context type {item.feature_profile_type:#06x} is not known here; kept as it came")
+    for status, reason in (*_collisions(mn_address, contexts, owners), *_dangling(contexts)):
+        accepted = False
+        statuses.append(ContextStatus(context_types.ipsec_sa, status))
+        reasons.append(reason)
+    return Verdict(accepted, tuple(dict.fromkeys(statuses)), tuple(reasons), tuple(contexts))
+
+
+def _collisions(
+    mn_address: IPAddress, contexts: Iterable[Context], owners: Mapping[SpiKey, IPAddress]
+) -> Iterator[tuple[StatusCode, str]]:
+    for address, spi in sorted(inbound_spis(contexts), key=str):
+        owner = owners.get((address, spi))
+        if owner is not None and owner != mn_address:
+            yield StatusCode.SPI_COLLISION, f"inbound SPI {spi:08x} is in use here by {owner}"
+
+
+def _dangling(contexts: Sequence[Context]) -> Iterator[tuple[StatusCode, str]]:
+    """KEYMAT that is to be derived needs the SK_d of an IKE_SA that came along."""
+    known = {context.spis for context in contexts if isinstance(context, IkeSaContext)}
+    for context in contexts:
+        if isinstance(context, IpsecSaContext) and isinstance(context.keying, KeymatDerivation):
+            spis = context.keying.ike_spis
+            if spis not in known:
+                reason = f"IPsec_SA {context.inbound_spi:08x} derives its keys from IKE_SA {spis}, which was not sent"
+                yield StatusCode.NO_SUCH_CONTEXT, reason

@@ -1,0 +1,400 @@
+"""The node: roles, transport, store and sessions joined; the only reader of clock and randomness.
+
+It turns every input into the roles' five verbs, their events into steps of :mod:`cxtp.sessions`, and decides
+nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from random import SystemRandom
+
+from .config import ProtocolConfig
+from .constants import StatusCode
+from .errors import CxtpError, LocalError
+from .messages import ContextStatus, EncodedContext, IPAddress
+from .roles.access_router import AccessRouter
+from .roles.events import (
+    ActivateContexts,
+    ActivationRequested,
+    CacheExpired,
+    ContextsReceived,
+    ContextsRequested,
+    Dropped,
+    Event,
+    Peer,
+    PredictionExpired,
+    TokenRefused,
+    TransferAborted,
+    TransferCancelled,
+    TransferConfirmed,
+    TransferRefused,
+    TransferUnconfirmed,
+)
+from .sessions import Sessions, Sink
+from .store.records import SessionRecord, SessionState
+from .store.sqlite import SqliteStore
+from .transports.endpoint import Endpoint, Receiver, Router
+
+log = logging.getLogger(__name__)
+
+
+class MoveRefused(CxtpError):
+    """The new router does not take the session; it stays here.  ``statuses`` are the CTDR's."""
+
+    def __init__(self, mn_address: IPAddress, router: str, statuses: Iterable[ContextStatus]) -> None:
+        self.statuses = tuple(statuses)
+        names = ", ".join(_status_name(s) for s in self.statuses) or "no reason given"
+        super().__init__(f"{router} refused {mn_address}: {names}; the session stays here")
+
+
+class MoveUnconfirmed(CxtpError):
+    """No answer: the new router may have the session or not.  It stays frozen here until the router answers."""
+
+    def __init__(self, mn_address: IPAddress, router: str) -> None:
+        super().__init__(
+            f"{router} did not answer for {mn_address}: the session stays frozen here, "
+            "since it may be in use there; move it to the same router again once that is back"
+        )
+
+
+def _status_name(status: ContextStatus) -> str:
+    known = status.status in StatusCode._value2member_map_
+    name = StatusCode(status.status).name if known else f"status {status.status:#04x}"
+    return f"{name} (context type {status.feature_profile_type:#06x})"
+
+
+@dataclass(frozen=True)
+class MoveReport:
+    """A confirmed move: how many contexts and octets of CXTP messages, and how long it took."""
+
+    mn_address: IPAddress
+    router: str
+    contexts: int
+    octets: int
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """``mobile_node_keys``: the keys that mobile nodes share with this node, for tokens (RFC 4067, 2.5.1)."""
+
+    name: str
+    routers: tuple[Router, ...]
+    protocol: ProtocolConfig = ProtocolConfig()
+    mobile_node_keys: Mapping[IPAddress, bytes] = field(default_factory=dict, repr=False)
+    moves_at_once: int = 64
+    resend_interval: float = 1.0
+    """Seconds between attempts to learn what became of an unconfirmed transfer."""
+
+
+class Node:
+    """One node.  ``make_endpoint`` is called with the receiver of messages and gives the transport."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        store: SqliteStore,
+        make_endpoint: Callable[[Receiver], Endpoint],
+        *,
+        sinks: Iterable[Sink] = (),
+        wall_clock: Callable[[], float] = time.time,
+        tap: Callable[[bytes, Peer, bool], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.sessions = Sessions(store, wall_clock, sinks, config.protocol.context_types)
+        self.endpoint = make_endpoint(self._received)
+        self.counters: Counter[str] = Counter()
+        self._tap = tap
+        limits = replace(
+            config.protocol.limits,
+            message_octets=min(config.protocol.limits.message_octets, self.endpoint.maximum_message),
+        )
+        self._peers = {
+            router.name: Peer(
+                router.address, router.port, name=router.name, reliable=self.endpoint.reliable, is_router=True
+            )
+            for router in config.routers
+        }
+        self.router = AccessRouter(
+            {peer.address: peer for peer in self._peers.values()},
+            SystemRandom(),
+            self._serves,
+            replace(config.protocol, limits=limits),
+        )
+        self._moves: dict[IPAddress, asyncio.Future[tuple[ContextStatus, ...]]] = {}
+        self._replicas: set[IPAddress] = set()
+        self._sent_octets: Counter[IPAddress] = Counter()
+        self._slots = asyncio.Semaphore(config.moves_at_once)
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Index what the store has, listen, and ask again about every transfer whose outcome was unknown."""
+        frozen = self.sessions.open()
+        await self.endpoint.start()
+        for record in frozen:
+            if record.peer in self._peers:
+                self._send_again(record)
+        self._pump()
+
+    async def close(self) -> None:
+        """Stop.  What is under way stays as it was written down."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.endpoint.close()
+        await self.sessions.close()
+
+    # --- what an operator asks for -----------------------------------------------------------------------------------
+
+    async def move(self, mn_address: IPAddress, router: str) -> MoveReport:
+        """Give a session to another node and wait until that has confirmed it.
+
+        Raises LocalError (no such session or router), MoveRefused (it stays here), MoveUnconfirmed (it stays
+        frozen; calling again asks again), StoreError (nothing was sent).
+        """
+        peer = self._peers.get(router)
+        if peer is None:
+            raise LocalError(f"no router {router!r} is known; known are: {', '.join(sorted(self._peers)) or 'none'}")
+        async with self._slots:
+            return await self._move(mn_address, peer)
+
+    async def _move(self, mn_address: IPAddress, peer: Peer) -> MoveReport:
+        record = self.sessions.get(mn_address)
+        if record is None or record.state in (SessionState.STANDBY, SessionState.RELEASED):
+            where = f"it is at {record.peer}" if record is not None and record.peer else "it is not known"
+            raise LocalError(f"this node does not own a session of {mn_address}: {where}")
+        if mn_address in self._moves:
+            raise LocalError(f"the session of {mn_address} is being moved")
+        if record.state is SessionState.FROZEN and record.peer != peer.name:
+            raise LocalError(
+                f"the session of {mn_address} may be at {record.peer}, which has not answered: move it there again"
+            )
+        started = time.monotonic()
+        outcome: asyncio.Future[tuple[ContextStatus, ...]] = asyncio.get_running_loop().create_future()
+        self._moves[mn_address] = outcome
+        self._sent_octets[mn_address] = 0
+        try:
+            if record.state is SessionState.OWNED:
+                record = await self.sessions.freeze(record, peer.name)
+            self._send_again(record)
+            self._pump()
+            await outcome
+            milliseconds = (time.monotonic() - started) * 1000
+            octets = self._sent_octets[mn_address]
+            return MoveReport(mn_address, peer.name, len(record.contexts), octets, milliseconds)
+        finally:
+            del self._moves[mn_address]
+            del self._sent_octets[mn_address]
+
+    def _send_again(self, record: SessionRecord) -> None:
+        """Start the transfer that a FROZEN record tells of, or ask again what became of it."""
+        now = time.monotonic()
+        try:
+            self.router.previous.transfer(
+                record.mn_address,
+                self._peers[record.peer],
+                record.contexts,
+                record.generation,
+                now,
+                transfer_id=record.transfer_id,
+            )
+        except LocalError:
+            # It is in the role's cache, unconfirmed or under way.
+            try:
+                self.router.previous.resend(record.mn_address, now)
+            except LocalError as error:
+                self.counters["resend_needless"] += 1
+                log.debug("%s", error)
+
+    async def request(self, mn_address: IPAddress, router: str) -> None:
+        """Ask another node for a replica of a session (RFC 4067, 5.2): a CT-Req with a null token."""
+        if router not in self._peers:
+            raise LocalError(f"no router {router!r} is known")
+        self.router.new.request(mn_address, self._peers[router], time.monotonic())
+        self._pump()
+
+    def _serves(self, mn_address: IPAddress) -> bool:
+        record = self.sessions.get(mn_address)
+        return record is not None and record.state in (SessionState.OWNED, SessionState.FROZEN)
+
+    # --- messages and timers -----------------------------------------------------------------------------------------
+
+    def _received(self, octets: bytes, peer: Peer) -> None:
+        if self._tap is not None:
+            self._tap(octets, peer, False)
+        self.router.receive(octets, peer, time.monotonic())
+        self._pump()
+
+    def _pump(self) -> None:
+        """After every input: take events, send what is to be sent, set the timer."""
+        now = time.monotonic()
+        while (event := self.router.next_event()) is not None:
+            self.counters[type(event).__name__] += 1
+            self._handle(event)
+        for datagram in self.router.to_send(now):
+            if self._tap is not None:
+                self._tap(datagram.octets, datagram.peer, True)
+            mn_address = datagram.message.mn_previous_address
+            if mn_address in self._sent_octets:
+                self._sent_octets[mn_address] += len(datagram.octets)
+            self.counters["octets_sent"] += len(datagram.octets)
+            self.endpoint.send(datagram.octets, datagram.peer)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.router.deadline()
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.router.handle_timer(time.monotonic())
+        self._pump()
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, (Dropped, TokenRefused)):
+            log.debug("%s", event)
+        elif isinstance(event, TransferConfirmed):
+            self._spawn(self._confirmed(event))
+        elif isinstance(event, (TransferRefused, TransferCancelled)):
+            self._spawn(self._refused(event))
+        elif isinstance(event, (TransferUnconfirmed, CacheExpired)):
+            self._unconfirmed(event)
+        elif isinstance(event, (ContextsRequested, ActivationRequested)):
+            self._spawn(self._asked(event))
+        elif isinstance(event, ContextsReceived):
+            self._spawn(self._admit(event))
+        elif isinstance(event, ActivateContexts):
+            self._spawn(self._activate(event))
+        elif isinstance(event, TransferAborted):
+            log.info("transfer of %s from %s ended with status %#x", event.mn_address, event.peer.name, event.status)
+        elif not isinstance(event, PredictionExpired):
+            log.debug("%s", event)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.counters["failures"] += 1
+            log.error("an event was not handled: %s", task.exception())
+
+    async def _confirmed(self, event: TransferConfirmed) -> None:
+        if event.mn_address in self._replicas:
+            self._replicas.discard(event.mn_address)
+            return
+        record = self.sessions.transferred(event.mn_address, event.transfer_id)
+        if record is not None:
+            await self.sessions.release(record)
+        self._settle(event.mn_address, event.statuses)
+
+    async def _refused(self, event: TransferRefused | TransferCancelled) -> None:
+        if event.mn_address in self._replicas:
+            self._replicas.discard(event.mn_address)
+            return
+        record = self.sessions.transferred(event.mn_address, event.transfer_id)
+        if record is None:
+            return
+        await self.sessions.reclaim(record)
+        self._settle(event.mn_address, MoveRefused(event.mn_address, record.peer, event.statuses))
+
+    def _unconfirmed(self, event: TransferUnconfirmed | CacheExpired) -> None:
+        """Nothing is known: it stays FROZEN.  While the role has it cached we ask again at intervals."""
+        if event.mn_address in self._replicas:
+            if isinstance(event, CacheExpired):
+                self._replicas.discard(event.mn_address)
+            return
+        record = self.sessions.transferred(event.mn_address, event.transfer_id)
+        if record is None:
+            return
+        if isinstance(event, CacheExpired):
+            self._settle(event.mn_address, MoveUnconfirmed(event.mn_address, record.peer))
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.config.resend_interval, self._ask_again, event.mn_address, event.transfer_id)
+
+    def _ask_again(self, mn_address: IPAddress, transfer_id: int) -> None:
+        with suppress(LocalError):  # answered meanwhile, or given up
+            self.router.previous.resend(mn_address, time.monotonic())
+            self._pump()
+
+    def _settle(self, mn_address: IPAddress, outcome: tuple[ContextStatus, ...] | CxtpError) -> None:
+        future = self._moves.get(mn_address)
+        if future is None or future.done():
+            return
+        if isinstance(outcome, CxtpError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    async def _asked(self, event: ContextsRequested | ActivationRequested) -> None:
+        """A CT-Req, or a CTAR of a mobile node that is about to leave.
+
+        A null token asks for a replica: it stays ours.  A true token is the mobile node's own word that it has
+        moved: the session is frozen before anything is sent.
+        """
+        role, mn_address, now = self.router.previous, event.mn_address, time.monotonic()
+        record = self.sessions.get(mn_address)
+        key = self.config.mobile_node_keys.get(mn_address)
+        if record is None or record.state is not SessionState.OWNED or mn_address in self._moves:
+            role.refuse(mn_address, StatusCode.NO_SUCH_CONTEXT, now)
+        elif role.authorize(mn_address, key, now):
+            replica = isinstance(event, ContextsRequested) and event.null_token
+            if replica:
+                self._replicas.add(mn_address)
+            else:
+                if isinstance(event, ContextsRequested):
+                    peer = event.peer.name
+                else:
+                    peer = self._name_of(event.new_router_address)
+                record = await self.sessions.freeze(record, peer)
+            transfer_id = None if replica else record.transfer_id
+            contexts = _selected(record.contexts, event)
+            role.provide(mn_address, contexts, record.generation, key, time.monotonic(), transfer_id=transfer_id)
+        self._pump()
+
+    def _name_of(self, address: IPAddress) -> str:
+        return next((peer.name for peer in self._peers.values() if peer.address == address), "")
+
+    async def _admit(self, event: ContextsReceived) -> None:
+        """Answer only once the sessions are sure of it."""
+        verdict = await self.sessions.receive(event)
+        if not verdict.accepted:
+            log.warning("refused %s from %s: %s", event.mn_address, event.peer.name, "; ".join(verdict.reasons))
+        self.router.new.installed(
+            event.mn_address, event.transfer_id, verdict.statuses, time.monotonic(), success=verdict.accepted
+        )
+        self._pump()
+
+    async def _activate(self, event: ActivateContexts) -> None:
+        """A mobile node came for what had been sent ahead."""
+        status = await self.sessions.activate(event.mn_address, event.transfer_id)
+        if status is not StatusCode.SUCCESS:
+            log.error("%s came for its contexts, which can't be used: %s", event.mn_address, status.name)
+
+
+def _selected(
+    contexts: tuple[EncodedContext, ...], event: ContextsRequested | ActivationRequested
+) -> tuple[EncodedContext, ...]:
+    """What a request names; none named means all."""
+    asked = event.requested if isinstance(event, ContextsRequested) else event.request.requested
+    types = {item.feature_profile_type for item in asked}
+    return tuple(c for c in contexts if not types or c.feature_profile_type in types)
