@@ -294,7 +294,7 @@ def _from_flags(cls: type[IntFlag], plain: object, path: str) -> int:
         raise InvalidContext(f"{path}.number", "expected an integer of 32 bits")
     known = [str(flag.name) for flag in _known_flags(cls, number)]
     names = _expect(list, given.get("names", known), f"{path}.names", "a list")
-    if [name for name in names if name in cls.__members__] != known:
+    if not all(isinstance(name, str) for name in names) or [n for n in names if n in cls.__members__] != known:
         raise InvalidContext(f"{path}.names", "expected the names of the number's bits, lowest first")
     return cls(number)
 

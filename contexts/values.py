@@ -11,7 +11,13 @@ from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address
 from typing import Union
 
-from cxtp.constants import EncryptionAlgorithm, IdentificationType, IntegrityAlgorithm, PseudorandomFunction
+from cxtp.constants import (
+    EncryptionAlgorithm,
+    IdentificationType,
+    IntegrityAlgorithm,
+    KeyExchangeMethod,
+    PseudorandomFunction,
+)
 
 IPAddress = Union[IPv4Address, IPv6Address]
 
@@ -180,11 +186,13 @@ class IkeProposal:
 
     @property
     def name(self) -> str:
-        """As ``AES_GCM_16-256/HMAC_SHA2_384/20``: names where we know them."""
+        """As ``AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384``: names where we know them, else numbers."""
         parts = [_transform_name(EncryptionAlgorithm, self.encryption, self.encryption_key_length)]
         if self.integrity:
             parts.append(_transform_name(IntegrityAlgorithm, self.integrity))
-        return "/".join([*parts, "PRF_" + _transform_name(PseudorandomFunction, self.prf)])
+        parts.append("PRF_" + _transform_name(PseudorandomFunction, self.prf))
+        methods = [method for method in (self.key_exchange, *self.additional_key_exchanges) if method]
+        return "/".join([*parts, *(_transform_name(KeyExchangeMethod, method) for method in methods)])
 
 
 def _transform_name(enum: type[IntEnum], number: int, key_length: int = 0) -> str:

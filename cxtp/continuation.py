@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from .config import ContextTypes
 from .constants import MAXIMUM_BLOCK
-from .errors import LocalError, MalformedMessage
+from .errors import MalformedMessage
 from .messages import ContextBlock, EncodedContext
 
 SECTION = "docs/decisions.md, 2"
@@ -19,12 +19,7 @@ _CONTINUATION_DATA = MAXIMUM_BLOCK - 4
 
 
 def to_blocks(context: EncodedContext, context_types: ContextTypes = ContextTypes()) -> tuple[ContextBlock, ...]:
-    """One context as a block and as many continuation blocks as it takes.
-
-    Raises LocalError for a context of the continuation type: it would be read as the rest of the one before.
-    """
-    if context.feature_profile_type == context_types.continuation:
-        raise LocalError(f"{context_types.continuation:#06x} is the continuation's type, no context's")
+    """One context as a block and as many continuation blocks as it takes."""
     first = _CONTINUATION_DATA - (0 if context.presence_vector is None else 4)
     blocks = [ContextBlock(context.feature_profile_type, context.data[:first], context.presence_vector)]
     blocks += [

@@ -29,7 +29,7 @@ class ControlServer:
         self._path = path
         self._handlers = handlers
         self._server: asyncio.AbstractServer | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
     async def start(self) -> None:
         """Listen.  Raises TransportError where the path is taken by a live node, or can't be used."""
@@ -49,13 +49,16 @@ class ControlServer:
         """Stop listening and take the socket away."""
         if self._server is not None:
             self._server.close()
+            serving = [task for task in self._clients.values() if task is not None]
             for client in list(self._clients):
-                client.close()
+                client.close()  # its readline ends with the end of file
+            if serving:
+                await asyncio.wait(serving, timeout=1)
             with suppress(FileNotFoundError):
                 self._path.unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
+        self._clients[writer] = asyncio.current_task()
         try:
             while line := await reader.readline():
                 answer = await self._answer(line)
@@ -64,7 +67,7 @@ class ControlServer:
         except (OSError, ValueError):
             pass  # the client went away, or sent a line beyond the limit
         finally:
-            self._clients.discard(writer)
+            self._clients.pop(writer, None)
             writer.close()
 
     async def _answer(self, line: bytes) -> dict[str, Any]:

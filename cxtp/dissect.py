@@ -142,6 +142,7 @@ def plain_sighting(
 ) -> dict[str, Any]:
     """A sighting as JSON-ready data; ``message`` is null and ``error`` set for what is no message."""
     message = sighting.message
+    shown = None if message is None else plain_message(message, show_keys=show_keys, context_types=context_types)
     return {
         "packet": sighting.packet,
         "time": sighting.time,
@@ -149,7 +150,7 @@ def plain_sighting(
         "source": _end(sighting.source),
         "destination": _end(sighting.destination),
         "octets": len(sighting.octets),
-        "message": None if message is None else plain_message(message, show_keys=show_keys, context_types=context_types),
+        "message": shown,
         "error": sighting.error or None,
     }
 

@@ -5,7 +5,7 @@ them all, nor which CTD a late CTDR answers.  So each CTD and PCTD of ours begin
 type of its own: which transfer this is, which part of how many, how many contexts and what digest the whole
 has, and the session's generation, which grows with each change of owner.  A receiver that does not know the
 type reports it in its CTDR like any unknown type, and nothing is lost but this certainty
-(docs/context-formats.md, "Transfer manifest").
+(docs/context-formats.md, 6).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .continuation import to_blocks
 from .errors import LocalError, MalformedContext
 from .messages import ContextBlock, ContextStatus, EncodedContext
 
-SECTION = "docs/context-formats.md, Transfer manifest"
+SECTION = "docs/context-formats.md, 6"
 DIGEST_OCTETS = 16
 RECEIPT_RECORDS = 4
 FORMAT = 1
@@ -103,7 +103,8 @@ class TransferManifest:
         if context.presence_vector is not None:
             raise _malformed("presence vector", 0, "a manifest has none")
         if context.data and context.data[0] != FORMAT:
-            raise _malformed("format", 0, f"{context.data[0]}; only format {FORMAT} is known")
+            status = StatusCode.UNSUPPORTED_PARAMETER
+            raise _malformed("format", 0, f"{context.data[0]}; only format {FORMAT} is known", status)
         if len(context.data) < _OCTETS:
             raise _malformed("length", len(context.data), f"{len(context.data)} octets; a manifest has {_OCTETS}")
         if any(context.data[_OCTETS:]) or len(context.data) >= _OCTETS + 8:
@@ -121,8 +122,10 @@ class TransferManifest:
         )
 
 
-def _malformed(parameter: str, offset: int, reason: str) -> MalformedContext:
-    return MalformedContext("transfer manifest", parameter, offset, reason, section=SECTION)
+def _malformed(
+    parameter: str, offset: int, reason: str, status: StatusCode = StatusCode.MALFORMED
+) -> MalformedContext:
+    return MalformedContext("transfer manifest", parameter, offset, reason, status=status, section=SECTION)
 
 
 def digest_of(contexts: Iterable[EncodedContext], context_types: ContextTypes = ContextTypes()) -> bytes:
@@ -153,7 +156,8 @@ def plan_parts(
     """The blocks of each CTD of a transfer, manifest first, none above ``octets`` with ``overhead`` for its header.
 
     ``overhead`` covers the CTD's own fields (28 octets at most); add a PCTD's key.  A context is never torn
-    between two messages: raises LocalError for one that fits none.
+    between two messages: raises LocalError for one that fits none, and for one whose type is the manifest's or the
+    continuation's, which would be read as something else.
     """
     manifest_octets = (4 + _OCTETS + 7) // 8 * 8
     room = octets - overhead - manifest_octets
@@ -162,6 +166,8 @@ def plan_parts(
     groups: list[list[ContextBlock]] = [[]]
     used = 0
     for context in contexts:
+        if context.feature_profile_type in (context_types.transfer_manifest, context_types.continuation):
+            raise LocalError(f"{context.feature_profile_type:#06x} is no context's type")
         blocks = to_blocks(context, context_types)
         size = sum(block.length * 8 for block in blocks)
         if size > room:

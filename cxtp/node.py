@@ -111,6 +111,7 @@ class Node:
         self.sessions = Sessions(store, wall_clock, sinks, config.protocol.context_types)
         self.endpoint = make_endpoint(self._received)
         self.counters: Counter[str] = Counter()
+        self.wall_clock = wall_clock
         self._tap = tap
         limits = replace(
             config.protocol.limits,

@@ -136,6 +136,19 @@ class Sessions:
         await self._keep(owned)
         await self._install(owned)
 
+    async def forget(self, mn_address: IPAddress) -> None:
+        """Delete what is known of a session here, on an operator's word.  Raises LocalError while it is moving."""
+        record = self.store.get(mn_address)
+        if record is None:
+            raise LocalError(f"nothing is known of {mn_address} here")
+        if record.state is SessionState.FROZEN:
+            raise LocalError(f"the session of {mn_address} may be at {record.peer}: move it there again first")
+        if record.state is SessionState.OWNED:
+            for sink in self._sinks:
+                await sink.remove(record)
+        # The tombstone stays: it keeps data of the past from making this node an owner again.
+        await self.release(record)
+
     # --- the new router's steps --------------------------------------------------------------------------------------
 
     async def receive(self, event: ContextsReceived) -> admission.Verdict:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
+import hmac
 import random
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -11,8 +14,21 @@ from itertools import count
 from typing import Protocol
 
 from cxtp.config import ProtocolConfig
-from cxtp.messages import ContextStatus, EncodedContext, IPAddress, Message
-from cxtp.roles import AccessRouter, Event, MobileNode, Outgoing, Peer
+from cxtp.messages import (
+    ContextBlock,
+    ContextStatus,
+    ContextTransferActivateAcknowledge,
+    ContextTransferActivateRequest,
+    ContextTransferCancel,
+    ContextTransferData,
+    ContextTransferDataReply,
+    ContextTransferRequest,
+    EncodedContext,
+    IPAddress,
+    Message,
+    PredictiveContextTransferData,
+)
+from cxtp.roles import AccessRouter, DropReason, Event, MobileNode, Outcome, Outgoing, Peer
 from cxtp.roles.events import Dropped
 from cxtp.wire import build, parse
 
@@ -37,6 +53,124 @@ CONTEXTS = (
     EncodedContext(0xFF02, bytes(range(40)), presence_vector=0x80000001),
     EncodedContext(0xFF02, b"another"),
 )
+
+
+TRANSFER_ID = 0x0BADCAFE
+RECEIPT = tuple(ContextStatus(0xFF03, octet) for octet in (0x0B, 0xAD, 0xCA, 0xFE))
+"""What a CTDR that answers the transfer TRANSFER_ID ends with."""
+
+
+def blocks_of(contexts: Sequence[EncodedContext]) -> tuple[ContextBlock, ...]:
+    """Contexts of one block each."""
+    return tuple(ContextBlock(c.feature_profile_type, c.data, c.presence_vector) for c in contexts)
+
+
+def manifest_block(
+    contexts: Sequence[EncodedContext],
+    part: int = 0,
+    parts: int = 1,
+    generation: int = 7,
+    transfer_id: int = TRANSFER_ID,
+) -> ContextBlock:
+    """A manifest by hand, from its box in docs/context-formats.md, for contexts of one block each."""
+    signed = b""
+    for c in contexts:
+        vector = b"" if c.presence_vector is None else struct.pack(">I", c.presence_vector)
+        words = (4 + len(vector) + len(c.data) + 7) // 8
+        signed += struct.pack(">HBB", c.feature_profile_type, words, 0x80 if vector else 0)
+        signed += (vector + c.data).ljust(words * 8 - 4, b"\0")
+    digest = hashlib.sha256(signed).digest()[:16]
+    return ContextBlock(
+        0xFF03,
+        struct.pack(">BBHHHIIQ16s", 1, 0, part, parts, 0, transfer_id, len(contexts), generation, digest),
+    )
+
+
+def ctd(
+    contexts: Sequence[EncodedContext] = CONTEXTS, elapsed_time: int = 0, transfer_id: int = TRANSFER_ID
+) -> ContextTransferData:
+    """The CTD of a transfer in one message."""
+    return ContextTransferData(
+        mn_previous_address=MN,
+        elapsed_time=elapsed_time,
+        blocks=(manifest_block(contexts, transfer_id=transfer_id), *blocks_of(contexts)),
+        acknowledge=True,
+    )
+
+
+def pctd(
+    contexts: Sequence[EncodedContext] = CONTEXTS,
+    elapsed_time: int = 0,
+    transfer_id: int = TRANSFER_ID,
+    key: bytes = KEY,
+) -> PredictiveContextTransferData:
+    """The same as a PCTD."""
+    return PredictiveContextTransferData(
+        mn_previous_address=MN,
+        elapsed_time=elapsed_time,
+        blocks=(manifest_block(contexts, transfer_id=transfer_id), *blocks_of(contexts)),
+        acknowledge=True,
+        algorithm=1,
+        key=key,
+    )
+
+
+def ctdr(
+    success: bool, *statuses: ContextStatus, receipt: tuple[ContextStatus, ...] = RECEIPT
+) -> ContextTransferDataReply:
+    """A CTDR, with a receipt unless told otherwise."""
+    return ContextTransferDataReply(mn_previous_address=MN, success=success, statuses=(*statuses, *receipt))
+
+
+def token(key: bytes, sequence_number: int, requested: bytes = b"") -> bytes:
+    """RFC 4067, 2.5.1: the first 32 bits of HMAC_SHA1(Key, previous IP address | Sequence Number | CDBs)."""
+    return hmac.new(key, MN.packed + sequence_number.to_bytes(4, "big") + requested, hashlib.sha1).digest()[:4]
+
+
+def ctar(
+    sequence_number: int, router: Peer, key: bytes = KEY, *, acknowledge: bool = True
+) -> ContextTransferActivateRequest:
+    """A mobile node's CTAR for all contexts, that names ``router``."""
+    return ContextTransferActivateRequest(
+        mn_previous_address=MN,
+        access_router_address=router.address,
+        sequence_number=sequence_number,
+        authorization_token=token(key, sequence_number),
+        acknowledge=acknowledge,
+    )
+
+
+def ct_req(sequence_number: int, key: bytes | None = KEY) -> ContextTransferRequest:
+    """A CT-Req for all contexts; no key for a null token."""
+    return ContextTransferRequest(
+        mn_previous_address=MN,
+        sequence_number=sequence_number,
+        authorization_token=bytes(4) if key is None else token(key, sequence_number),
+    )
+
+
+def ctaa(*statuses: ContextStatus) -> ContextTransferActivateAcknowledge:
+    return ContextTransferActivateAcknowledge(mn_previous_address=MN, statuses=statuses)
+
+
+CTC = ContextTransferCancel(mn_previous_address=MN)
+EMPTY_CTD = ContextTransferData(mn_previous_address=MN, elapsed_time=0)
+"""How a previous router says no to a CT-Req."""
+
+
+def take_events(role: Endpoint) -> list[Event]:
+    """All events that wait."""
+    events = []
+    while (event := role.next_event()) is not None:
+        events.append(event)
+    return events
+
+
+def drops(role: Endpoint) -> list[DropReason]:
+    """The reasons of all events that wait; they must be drops."""
+    events = take_events(role)
+    assert all(isinstance(event, Dropped) for event in events), events
+    return [event.reason for event in events if isinstance(event, Dropped)]
 
 
 class FakeClock:
@@ -146,7 +280,7 @@ class RolePair:
         config: ProtocolConfig = ProtocolConfig(),
         *,
         serves: Callable[[IPAddress, IPAddress], bool] = lambda router, mn: router == PREVIOUS_ADDRESS,
-        outcome_of: Callable[[IPAddress, int], Sequence[ContextStatus] | None] = lambda router, transfer_id: None,
+        outcome_of: Callable[[IPAddress, int], Outcome | None] = lambda router, transfer_id: None,
         reliable: bool = False,
         octets: bool = False,
     ) -> None:

@@ -65,7 +65,7 @@ def _tuples(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]
 
 
 @st.composite
-def _of(draw: st.DrawFn, message_class: type[Message], **fields: st.SearchStrategy[Any]) -> Message:
+def _of(draw: st.DrawFn, /, message_class: type[Message], **fields: st.SearchStrategy[Any]) -> Message:
     """A message whose addresses are all of one drawn family."""
     address = st.ip_addresses(v=draw(st.sampled_from((4, 6))))
     drawn = {name: draw(strategy) for name, strategy in fields.items()}

@@ -40,7 +40,7 @@ def test_defaults_are_those_of_the_decisions() -> None:
 def test_every_time_and_limit_must_be_above_0(group: type[Timers] | type[Limits], value: float) -> None:
     for field in fields(group):
         with pytest.raises(ConfigurationError, match=f"{group.__name__}.{field.name}"):
-            group(**{field.name: value})
+            group(**{field.name: value})  # type: ignore[arg-type]
 
 
 def test_a_message_is_never_larger_than_its_length_field_tells() -> None:

@@ -12,6 +12,7 @@ import pytest
 from context_examples import GATEWAY, IKE_SA, IPSEC_SA, NI, NR, VALUES, pattern
 from context_strategies import contexts, ike_sa_contexts, ipsec_sa_contexts
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contexts.base import Context, GenericContext, Level, decode, encode
 from contexts.ikev2 import IkeSaContext
@@ -208,6 +209,21 @@ def test_each_bit_flipped_gives_a_value_or_the_typed_error(name: str) -> None:
             assert decode(encode(context)) == context
             outcomes.add("taken")
     assert outcomes == {"refused", "taken"}
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(st.sampled_from(FRAMED), st.data())
+def test_any_octets_in_a_value_give_a_value_or_the_typed_error(context: Context, data: st.DataObject) -> None:
+    level, number, value = data.draw(st.sampled_from(take_apart(encode(context).data)))
+    head = data.draw(st.integers(0, len(value)))
+    junk = value[:head] + data.draw(st.binary(max_size=64)) + value[data.draw(st.integers(head, len(value))) :]
+    try:
+        decoded = decode(with_value(context, level, number, junk))
+    except MalformedContext as error:
+        named = error.parameter
+        assert named.startswith(f"{'MOV'[level]}{number}")
+    else:
+        assert decode(encode(decoded)) == decoded
 
 
 @pytest.mark.parametrize("context", FRAMED)

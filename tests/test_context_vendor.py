@@ -6,7 +6,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from contexts.encoding.vendor import VENDOR_FORMATS, VendorValue, describe_vendor_parameter, vendor_parameter, vendor_value
+from contexts.encoding.vendor import (
+    VENDOR_FORMATS,
+    VendorValue,
+    describe_vendor_parameter,
+    vendor_parameter,
+    vendor_value,
+)
 from contexts.values import CommonVendorNumber, Identification, StrongswanVendorNumber, VendorParameter
 from cxtp.errors import InvalidContext, MalformedContext
 

@@ -9,7 +9,7 @@ from message_strategies import MN6, REPRODUCIBLE, encoded_contexts
 
 from cxtp.config import ContextTypes
 from cxtp.continuation import from_blocks, to_blocks
-from cxtp.errors import LocalError, MalformedMessage
+from cxtp.errors import MalformedMessage
 from cxtp.messages import ContextBlock, ContextTransferData, EncodedContext
 from cxtp.wire import build, parse
 
@@ -171,10 +171,3 @@ def test_the_type_is_the_configs() -> None:
     assert from_blocks(blocks, types) == (EncodedContext(0xFF01, bytes(2037)),)
     # A receiver that does not know the type sees one more context of it, and says so in its CTDR.
     assert [context.feature_profile_type for context in from_blocks(blocks)] == [0xFF01, 0x7777]
-
-
-def test_a_context_of_the_continuations_type_is_refused() -> None:
-    with pytest.raises(LocalError):
-        to_blocks(EncodedContext(0xFF00, b"x"))
-    with pytest.raises(LocalError):
-        to_blocks(EncodedContext(0x7777, b"x"), ContextTypes(continuation=0x7777))

@@ -39,9 +39,10 @@ LEVELS = {
     "cxtp.adapters": 5,
     "cxtp.scapy_layers": 5,
     "cxtp": 6,  # node, scenarios, conformance, and what else stands beside them
-    "cxtp.demo": 7,
-    "cxtp.cli": 7,
-    "cxtp.__main__": 7,
+    "cxtp.demo": 6,
+    "cxtp.commands": 7,
+    "cxtp.cli": 8,
+    "cxtp.__main__": 9,
 }
 
 # Rooms that never import each other.

@@ -74,7 +74,8 @@ def test_reserved_bits_survive() -> None:
 def checksummed(octets: str) -> bytes:
     """ICMP octets for IPv4, their checksum field made right."""
     raw = bytes.fromhex(octets)
-    return raw[:2] + scapy_checksum(raw[:2] + b"\0\0" + raw[4:]).to_bytes(2, "big") + raw[4:]
+    checksum: int = scapy_checksum(raw[:2] + b"\0\0" + raw[4:])
+    return raw[:2] + checksum.to_bytes(2, "big") + raw[4:]
 
 
 @pytest.mark.parametrize(

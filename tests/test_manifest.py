@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,8 @@ from cxtp.messages import (
 )
 from cxtp.wire import build, build_blocks, parse
 
+DOCUMENT = Path(__file__).parent.parent / "docs" / "context-formats.md"
+
 MANIFEST = TransferManifest(
     transfer_id=0x01020304,
     generation=0x1122334455667788,
@@ -33,7 +36,7 @@ MANIFEST = TransferManifest(
     digest=bytes.fromhex("000102030405060708090a0b0c0d0e0f"),
 )
 
-# By hand from the box in docs/context-formats.md.
+# By hand from the box in docs/context-formats.md, 6.1.
 ENCODED = bytes.fromhex(
     "01"  # Format 1
     "00"  # Reserved
@@ -51,9 +54,16 @@ def malformed(data: bytes, presence_vector: int | None = None) -> MalformedConte
     with pytest.raises(MalformedContext) as caught:
         TransferManifest.decode(EncodedContext(0xFF03, data, presence_vector))
     assert caught.value.context == "transfer manifest"
-    assert caught.value.section == "docs/context-formats.md, Transfer manifest"
-    assert caught.value.status == StatusCode.MALFORMED
+    assert caught.value.section == "docs/context-formats.md, 6"
+    assert caught.value.status == (0x0B if caught.value.parameter == "format" else 0x03)
     return caught.value
+
+
+def examples_of_the_document() -> list[bytes]:
+    """The worked examples in docs/context-formats.md, 6.4: octets, and behind a semicolon what they are."""
+    section = DOCUMENT.read_text(encoding="utf-8").partition("### 6.4. Worked example")[2].partition("\n## ")[0]
+    blocks = [part.partition("```")[0] for part in section.split("```hex\n")[1:]]
+    return [bytes.fromhex("".join(line.partition(";")[0] for line in block.splitlines())) for block in blocks]
 
 
 # --- the box ----------------------------------------------------------------------------------------------------
@@ -63,6 +73,13 @@ def test_by_hand_in_both_directions() -> None:
     assert MANIFEST.encode() == EncodedContext(0xFF03, ENCODED)
     assert TransferManifest.decode(EncodedContext(0xFF03, ENCODED)) == MANIFEST
     assert MANIFEST.encode(ContextTypes(transfer_manifest=0x7003)).feature_profile_type == 0x7003
+
+
+def test_the_documents_example() -> None:
+    block, records = examples_of_the_document()
+    assert block == bytes.fromhex("ff030600") + ENCODED + bytes(4)
+    assert block == build_blocks([ContextBlock(0xFF03, MANIFEST.encode().data)])
+    assert records == build_blocks(receipt(MANIFEST.transfer_id))
 
 
 def test_as_a_block() -> None:
@@ -263,6 +280,14 @@ def test_a_context_is_never_torn() -> None:
     assert len(plan_parts([EncodedContext(0xFF02, bytes(32 * 2036))], transfer_id=1, generation=0)) == 1
     with pytest.raises(LocalError, match="0xff02"):
         plan_parts([EncodedContext(0xFF02, bytes(33 * 2036))], transfer_id=1, generation=0)
+
+
+@pytest.mark.parametrize("number", [0xFF00, 0xFF03])
+def test_a_context_that_would_be_read_as_something_else_is_refused(number: int) -> None:
+    with pytest.raises(LocalError):
+        plan_parts([EncodedContext(number, b"x")], transfer_id=1, generation=0)
+    types = ContextTypes(continuation=0x7000, transfer_manifest=0x7003)
+    assert len(plan_parts([EncodedContext(number, b"x")], transfer_id=1, generation=0, context_types=types)) == 1
 
 
 def test_a_message_must_have_room_for_a_manifest() -> None:

@@ -21,7 +21,7 @@ from cxtp.config import Limits, ProtocolConfig
 from cxtp.constants import StatusCode
 from cxtp.errors import LocalError
 from cxtp.messages import ContextStatus, IPAddress
-from cxtp.roles import AccessRouter, Event, MobileNode
+from cxtp.roles import AccessRouter, Event, MobileNode, Outcome
 from cxtp.roles.events import (
     ActivateContexts,
     ActivationRequested,
@@ -57,7 +57,7 @@ class Node:
         self.held: Held | None = None
         self.generation = 0
         self.transfer_id: int | None = None
-        self.outcomes: dict[int, tuple[ContextStatus, ...]] = {}
+        self.outcomes: dict[int, Outcome] = {}
 
     @property
     def router(self) -> AccessRouter:
@@ -81,7 +81,7 @@ class Node:
         elif isinstance(event, TransferAborted):
             if event.transfer_id is not None:
                 assert event.transfer_id not in self.outcomes, "two answers to one transfer"
-                self.outcomes[event.transfer_id] = (ContextStatus(0, event.status),)
+                self.outcomes[event.transfer_id] = Outcome(False, (ContextStatus(0, event.status),))
         elif isinstance(event, ActivateContexts):
             assert self.held is Held.STANDBY, "activated what was never stored"
             self.set(Held.OWNED)
@@ -136,7 +136,7 @@ class Node:
             assert [c.feature_profile_type for c in event.contexts] == [0xFF01, 0xFF02, 0xFF02]
             self.generation = event.generation
             self.set(Held.OWNED if event.activate else Held.STANDBY)
-        self.outcomes[event.transfer_id] = statuses
+        self.outcomes[event.transfer_id] = Outcome(not statuses, statuses)
         self.router.new.installed(MN, event.transfer_id, statuses, now)
 
     def resend(self, now: float) -> None:
@@ -199,7 +199,7 @@ class World:
     def serves(self, router: IPAddress, mn: IPAddress) -> bool:
         return self.nodes[router].held in (Held.OWNED, Held.FROZEN)
 
-    def outcome_of(self, router: IPAddress, transfer_id: int) -> tuple[ContextStatus, ...] | None:
+    def outcome_of(self, router: IPAddress, transfer_id: int) -> Outcome | None:
         return self.nodes[router].outcomes.get(transfer_id)
 
     def other(self, address: IPAddress) -> IPAddress:

@@ -155,3 +155,13 @@ def test_neither_another_key_nor_another_store_opens() -> None:
         StoreKey(bytes(32)).unseal(STORE, HEADER, sealed)
     with pytest.raises(StoreError):
         KEY.unseal(bytes(16), HEADER, sealed)
+
+
+def test_a_key_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store.key"
+    StoreKey.create(path)
+    if os.geteuid() == 0:  # root's own files are anybody's to use
+        os.chown(path, 65534, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    with pytest.raises(ConfigurationError, match="belongs to user"):
+        StoreKey.load(path)

@@ -3,6 +3,8 @@
 Sans-IO and pure but for the state of windows and counters; initialisation vectors are arguments.
 """
 
-from .restored import Direction, ProtectedPacket, RestoredSession
+from .ike import IkeSaSession, OpenedIkeMessage
+from .restored import ProtectedPacket, RestoredSession
+from .security_association import Direction, OpenedPacket
 
-__all__ = ["Direction", "ProtectedPacket", "RestoredSession"]
+__all__ = ["Direction", "IkeSaSession", "OpenedIkeMessage", "OpenedPacket", "ProtectedPacket", "RestoredSession"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from contexts.values import AntiReplayWindow, CounterKnowledge
-from cxtp.errors import IntegrityError, MalformedContext, ReplayError
+from cxtp.errors import IntegrityError, MalformedContext, ProtectionError, ReplayError
 
 MAXIMUM_WINDOW = 4096
 """Packets; what Linux takes too (XFRMA_REPLAY_ESN_MAX)."""
@@ -131,16 +131,16 @@ class ReplayWindow:
         """Check, verify, count: the order of RFC 4303, 3.4.3.
 
         ``verify(number)`` opens the packet under that whole sequence number or raises IntegrityError.  With
-        ``replays`` False nothing is refused or counted (recordings).  Returns the number and what ``verify`` gave;
-        raises ReplayError, and what ``verify`` raises.
+        ``replays`` False no replay is refused and nothing counted (recordings).  Returns the number and what
+        ``verify`` gave; raises ReplayError, and what ``verify`` raises.
         """
-        failure: IntegrityError | None = None
-        for number in self._candidates(low):
-            if replays:
-                self.check(number)
+        failure: ProtectionError | None = None
+        for number in self._candidates(low, lower=not replays):
             try:
+                if replays:
+                    self.check(number)
                 opened = verify(number)
-            except IntegrityError as error:
+            except (IntegrityError, ReplayError) as error:
                 failure = failure or error
                 continue
             if replays:
@@ -148,7 +148,8 @@ class ReplayWindow:
             return number, opened
         raise failure or ReplayError(f"sequence number {low:#010x} lies outside the sequence space")
 
-    def _candidates(self, low: int) -> Iterator[int]:
+    def _candidates(self, low: int, *, lower: bool) -> Iterator[int]:
+        """The inferred number; while resynchronising the next higher ones, for recordings lower ones too."""
         try:
             first = self.infer(low)
         except ReplayError:
@@ -156,7 +157,10 @@ class ReplayWindow:
                 raise
             first = low
         yield first
-        if self.extended and self._resynchronise:
-            for number in range(first + _LOW, first + (RESYNCHRONISATION_STEPS + 1) * _LOW, _LOW):
-                if number < _LOW * _LOW:
-                    yield number
+        if not self.extended:
+            return
+        reach = RESYNCHRONISATION_STEPS * _LOW
+        if self._resynchronise:
+            yield from range(first + _LOW, min(first + reach, _LOW * _LOW - 1) + 1, _LOW)
+        if lower:
+            yield from range(first - _LOW, max(first - reach, 0) - 1, -_LOW)

@@ -6,7 +6,7 @@ Nothing here reads a clock, draws a random number or opens a socket: see :mod:`c
 from .access_router import AccessRouter, Datagram
 from .events import DropReason, Event, Outgoing, Peer, Random
 from .mobile_node import MobileNode
-from .new_router import NewRouter
+from .new_router import NewRouter, Outcome
 from .previous_router import PreviousRouter
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "MobileNode",
     "NewRouter",
+    "Outcome",
     "Outgoing",
     "Peer",
     "PreviousRouter",

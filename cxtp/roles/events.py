@@ -89,7 +89,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class TokenRefused:
-    """A request's token is wrong: nothing was transferred or activated for it (RFC 4067, 6.2)."""
+    """A request's token is wrong: nothing was transferred or activated for it (RFC 4067, 6.3)."""
 
     mn_address: IPAddress
     peer: Peer

@@ -63,7 +63,7 @@ class Memory(Generic[Key, Value]):
 
 
 class RequestRate:
-    """CT_REQUEST_RATE: so many CTARs in a second are taken, the excess is dropped at random (RFC 4067, 6.2).
+    """CT_REQUEST_RATE: so many CTARs in a second are taken, the excess is dropped at random (RFC 4067, 6.3).
 
     A bucket holds the mean to the limit, whatever happens.  Which requests get through is left to chance once
     more arrive than the limit allows, so that whoever floods a router does not choose whom it locks out.
@@ -92,12 +92,12 @@ class RequestRate:
         return True
 
     def _arrival_rate(self, now: float) -> float:
-        """Arrivals in the second that ends now, this one included: the share of the last whole second that it
-        covers, and all of the present one."""
+        """Arrivals in the second before this one: its share of the last whole second, and all of the present."""
         second = math.floor(now)
         if second != self._second:
             self._arrived_before = self._arrived if second == self._second + 1 else 0
             self._arrived = 0
             self._second = second
+        rate = self._arrived + self._arrived_before * (1 - (now - second))
         self._arrived += 1
-        return self._arrived + self._arrived_before * (1 - (now - second))
+        return rate

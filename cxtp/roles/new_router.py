@@ -11,7 +11,7 @@ What it promises, and what the node that drives it may build on:
   store before it takes ``to_send`` can't be made to answer differently twice, whatever is lost or restarted.
 * The receipt in a CTDR names the transfer that it answers, so that a late one decides no newer transfer.
 * A key that came in a PCTD is discarded once it has proved a mobile node, and never proves another: its hash is
-  kept (RFC 4067, 6.2).  A wrong token leaves it in place, or anybody could take it away with a forged CTAR.
+  kept (RFC 4067, 6.3).  A wrong token leaves it in place, or anybody could take it away with a forged CTAR.
 * A CTAR with a null token is refused: passed on as a CT-Req, it would ask for the key in place of showing it.
 """
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Union
 
 from ..config import ProtocolConfig
@@ -52,9 +53,17 @@ from .memory import Memory
 from .router import Router, of_all
 from .schedule import Backoff
 
-OutcomeOf = Callable[[Peer, IPAddress, int], Union[Sequence[ContextStatus], None]]
-"""What the node's records say of a transfer (its previous router, mobile node and identifier): the statuses that
-it ended with here, none for success; None where it is unknown."""
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a transfer ended here: ``success``, all of it is (or was) the node's; or none of it ever will be."""
+
+    success: bool
+    statuses: tuple[ContextStatus, ...] = ()
+
+
+OutcomeOf = Callable[[Peer, IPAddress, int], Union[Outcome, None]]
+"""What the node's records say of a transfer, by its previous router, mobile node and identifier; None: nothing."""
 
 _Answered = tuple[tuple[IPAddress, str], IPAddress, Identity]
 
@@ -137,20 +146,17 @@ class NewRouter(Router):
         if transfer is None or transfer.state is not State.INSTALLING or transfer.transfer_id != transfer_id:
             raise LocalError(f"no contexts of {mn_address} wait to be installed by transfer {transfer_id}")
         failures = _failures(statuses)
-        success = not failures if success is None else success
-        if not success:
-            transfer.advance(Trigger.FAILED)
-            self._answer(transfer, failures, now, success=False)
-            self._end(transfer, failures, now)
-        elif transfer.collection is None or not transfer.collection.predictive or transfer.activated:
-            transfer.advance(Trigger.INSTALLED)
-            self._answer(transfer, failures, now, success=True)
-            self._end(transfer, failures, now)
-        else:
-            transfer.advance(Trigger.STORED)
-            self._answer(transfer, failures, now, success=True)
+        if success is None:
+            success = not failures
+        collection = transfer.collection
+        ahead = success and collection is not None and collection.predictive and not transfer.activated
+        transfer.advance(Trigger.STORED if ahead else Trigger.INSTALLED if success else Trigger.FAILED)
+        self._answer(transfer, Outcome(success, failures), now)
+        if ahead:
             self._set_deadline(transfer, now + self.config.timers.max_handover_time)
             self._activate(transfer, now)
+        else:
+            self._end(transfer, failures, now)
 
     def cancel(self, mn_address: IPAddress, now: float) -> None:
         """Give a request or transfer up that can't be finished in time (RFC 4067, 2.5.5).
@@ -358,26 +364,20 @@ class NewRouter(Router):
         if trigger is Trigger.CANCEL or (trigger is Trigger.DEADLINE and not (collection and collection.acknowledge)):
             self._send(ContextTransferCancel(mn_previous_address=transfer.mn_address), transfer.previous_router)
         if collection is not None:
-            self._answer(transfer, of_all(status), now, success=False)
+            self._answer(transfer, Outcome(False, of_all(status)), now)
         elif trigger is not Trigger.NOTHING:
             withdrawn = (transfer.previous_router.identity, transfer.mn_address)
             self._remember(self._withdrawn, withdrawn, status, now)
         self._emit(TransferAborted(transfer.mn_address, transfer.transfer_id, status, transfer.previous_router))
         self._end(transfer, of_all(status), now)
 
-    def _answer(
-        self, transfer: IncomingTransfer, failures: tuple[ContextStatus, ...], now: float, *, success: bool
-    ) -> None:
+    def _answer(self, transfer: IncomingTransfer, outcome: Outcome, now: float) -> None:
         """Make the CTDR, remember it, and send it if the data's A asks for one."""
         collection = transfer.collection
         if collection is None:
             return
-        identity = collection.identity
-        proof = receipt(identity, self.config.context_types) if isinstance(identity, int) else ()
-        answer = ContextTransferDataReply(
-            mn_previous_address=transfer.mn_address, success=success, statuses=(*failures, *proof)
-        )
-        answered = (transfer.previous_router.identity, transfer.mn_address, identity)
+        answer = self._reply(transfer.mn_address, collection.identity, outcome)
+        answered = (transfer.previous_router.identity, transfer.mn_address, collection.identity)
         self._remember(self._answers, answered, answer, now)
         if collection.acknowledge:
             self._send(answer, transfer.previous_router)
@@ -385,15 +385,15 @@ class NewRouter(Router):
     def _recorded(self, answered: _Answered, peer: Peer) -> ContextTransferDataReply | None:
         """The answer to a transfer that the role has forgotten and the node has not."""
         _, mn_address, identity = answered
-        statuses = self._outcome_of(peer, mn_address, identity) if isinstance(identity, int) else None
-        return None if statuses is None else self._reply(mn_address, identity, _failures(statuses))
+        outcome = self._outcome_of(peer, mn_address, identity) if isinstance(identity, int) else None
+        return None if outcome is None else self._reply(mn_address, identity, outcome)
 
-    def _reply(
-        self, mn_address: IPAddress, identity: Identity, failures: tuple[ContextStatus, ...]
-    ) -> ContextTransferDataReply:
+    def _reply(self, mn_address: IPAddress, identity: Identity, outcome: Outcome) -> ContextTransferDataReply:
         proof = receipt(identity, self.config.context_types) if isinstance(identity, int) else ()
         return ContextTransferDataReply(
-            mn_previous_address=mn_address, success=not failures, statuses=(*failures, *proof)
+            mn_previous_address=mn_address,
+            success=outcome.success,
+            statuses=(*_failures(outcome.statuses), *proof),
         )
 
     def _expire(self, transfer: IncomingTransfer, now: float) -> None:

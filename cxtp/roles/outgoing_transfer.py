@@ -179,7 +179,7 @@ class OutgoingTransfer:
         """The CTDs or PCTDs to send: all of them, or the first to draw a reply out of a router that cancelled."""
         if self.data is None:
             return []
-        elapsed = min(max(0, int((now - self.first_sent) * 1000)), _LONGEST_ELAPSED_TIME)
+        elapsed = min(max(0, round((now - self.first_sent) * 1000)), _LONGEST_ELAPSED_TIME)
         parts = self.data.parts[:1] if self.state is State.CANCELLING else self.data.parts
         return [_message(self.mn_address, elapsed, blocks, self.data.key) for blocks in parts]
 

@@ -89,16 +89,21 @@ def _pcap_frames(reader: Any, name: str, size: int) -> Iterator[CapturedPacket]:
     link_type = reader.linktype & 0x0FFFFFFF  # the high bits are the frame check sequence's length
     divisor = 1_000_000_000 if reader.nano else 1_000_000
     index = 0
-    while reader.f.tell() < size:
+    while (start := reader.f.tell()) < size:
         index += 1
+        head = reader.f.read(16)
+        reader.f.seek(start)
+        if len(head) < 16:
+            raise CaptureError(name, index, "the file ends within its record header")
+        captured = struct.unpack(reader.endian + "8xI4x", head)[0]
+        if captured > MAXIMUM_FRAME:
+            raise CaptureError(name, index, f"claims {captured} octets, more than any frame has")
+        if start + 16 + captured > size:
+            raise CaptureError(name, index, f"the file ends within its {captured} octets")
         try:
             octets, about = reader._read_packet(size=MAXIMUM_FRAME)
-        except (EOFError, OSError, OverflowError, MemoryError) as error:
-            raise CaptureError(name, index, "the file ends within its record header") from error
-        if about.caplen > MAXIMUM_FRAME:
-            raise CaptureError(name, index, f"claims {about.caplen} octets, more than any frame has")
-        if len(octets) < about.caplen:
-            raise CaptureError(name, index, f"the file ends after {len(octets)} of its {about.caplen} octets")
+        except (EOFError, OSError) as error:
+            raise CaptureError(name, index, "can't be read") from error
         time = about.sec + about.usec / divisor
         yield CapturedPacket(index, time, link_type, octets, max(about.wirelen, len(octets)))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar, Union
 
 from contexts.encoding.vendor import VendorValue, vendor_parameter
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
+from contexts.keys import derive_ike_keys, derive_ipsec_keys
 from contexts.values import (
     AntiReplayWindow,
     ConfiguredCredentials,
@@ -19,6 +21,7 @@ from contexts.values import (
     IkeVersion,
     IPAddress,
     IpComp,
+    IpsecKeys,
     IpsecProposal,
     KeymatDerivation,
     MessageIds,
@@ -31,12 +34,15 @@ from contexts.values import (
 )
 from contexts.values import CommonVendorNumber as Common
 from cxtp.constants import IKE_PORT, NAT_TRAVERSAL_PORT, KeyExchangeMethod, SecurityProtocol
+from cxtp.errors import LocalError, RemoteError
 
 from .attributes import HaTrafficSelector
 from .flags import Condition, ike_extensions
 from .state import ChildRecord, HaReportKind, IkeRecord
 
-Context = IkeSaContext | IpsecSaContext
+Context = Union[IkeSaContext, IpsecSaContext]
+
+_Told = TypeVar("_Told")
 
 
 @dataclass(frozen=True)
@@ -70,31 +76,39 @@ def why_not_exported(record: IkeRecord) -> tuple[HaReportKind, str] | None:
     return None
 
 
+def _told(value: _Told | None) -> _Told:
+    if value is None:
+        raise LocalError("an IKE_SA of which too little is known can't be exported: see why_not_exported()")
+    return value
+
+
 # --- IKE_SA -----------------------------------------------------------------------------------------------------
 
 
 def ike_sa_context(record: IkeRecord) -> IkeSaContext:
     """The context of an IKE_SA for which :func:`why_not_exported` finds no reason."""
-    assert record.local_host and record.remote_host  # noqa: S101  # why_not_exported
-    assert record.local_identity and record.remote_identity  # noqa: S101
     extensions = ike_extensions(record.conditions, record.extensions)
     if record.additional_secrets and record.rekeyed_from is None:
         extensions |= IkeExtension.INTERMEDIATE  # its additional key exchanges were IKE_INTERMEDIATE ones (RFC 9370)
     return IkeSaContext(
         version=IkeVersion(),
         initiator=record.initiator,
-        local_host=record.local_host,
-        remote_host=record.remote_host,
+        local_host=_told(record.local_host),
+        remote_host=_told(record.remote_host),
         spis=record.spis,
         message_ids=MessageIds(record.next_request_to_send, record.next_request_expected),
-        keying=SharedSecret(record.secret, record.nonces, record.rekeyed_from, tuple(record.additional_secrets)),
+        keying=_ike_keying(record),
         proposal=_ike_proposal(record),
         extensions=extensions,
-        local_identity=record.local_identity,
-        remote_identity=record.remote_identity,
+        local_identity=_told(record.local_identity),
+        remote_identity=_told(record.remote_identity),
         credentials=_credentials(record),
         vendor_parameters=_ike_vendor_parameters(record),
     )
+
+
+def _ike_keying(record: IkeRecord) -> SharedSecret:
+    return SharedSecret(record.secret, record.nonces, record.rekeyed_from, tuple(record.additional_secrets))
 
 
 def _ike_proposal(record: IkeRecord) -> IkeProposal:
@@ -140,18 +154,21 @@ def _ike_vendor_parameters(record: IkeRecord) -> tuple[VendorParameter, ...]:
 # --- IPsec_SA ---------------------------------------------------------------------------------------------------
 
 
-def ipsec_sa_context(child: ChildRecord, window: int) -> IpsecSaContext:
-    """The context of a CHILD_SA, under the IKE_SA that it belongs to now."""
+def ipsec_sa_context(child: ChildRecord, window: int, *, source_moves: bool = True) -> IpsecSaContext:
+    """The context of a CHILD_SA, under the IKE_SA that it belongs to now.
+
+    ``source_moves``: the IKE_SA whose SK_d made its keys moves too.  Where that one was rekeyed and is gone, the
+    keys themselves are carried; UnsupportedAlgorithm where they can't be derived.
+    """
     owner = child.owner
-    assert owner.local_host and owner.remote_host  # noqa: S101  # why_not_exported
     encapsulated = bool(owner.conditions & Condition.NAT_ANY) and child.encryption is not None
     selectors = (*child.local_selectors, *child.remote_selectors)
     protocols = {selector.protocol for selector in selectors}
     name = () if child.name is None else (vendor_parameter(Common.CHILD_NAME, _text(child.name)),)
     return IpsecSaContext(
         ike_spis=owner.spis,
-        local_host=_esp_host(owner.local_host, encapsulated),
-        remote_host=_esp_host(owner.remote_host, encapsulated),
+        local_host=_esp_host(_told(owner.local_host), encapsulated),
+        remote_host=_esp_host(_told(owner.remote_host), encapsulated),
         inbound_spi=child.inbound_spi,
         outbound_spi=child.outbound_spi,
         ipcomp=IpComp(child.inbound_cpi, child.outbound_cpi, child.ipcomp) if child.ipcomp else None,
@@ -162,15 +179,25 @@ def ipsec_sa_context(child: ChildRecord, window: int) -> IpsecSaContext:
         local_selectors=tuple(map(_selector, child.local_selectors)),
         remote_selectors=tuple(map(_selector, child.remote_selectors)),
         proposal=_ipsec_proposal(child),
-        keying=KeymatDerivation(
-            ike_spis=child.source.spis,
-            initiator=child.initiator,
-            nonces=child.nonces,
-            shared_secret=child.secret,
-            additional_secrets=(child.additional_secret,) if child.additional_secret else (),
-        ),
+        keying=_ipsec_keying(child) if source_moves else _ipsec_keys(child),
         vendor_parameters=name,
     )
+
+
+def _ipsec_keying(child: ChildRecord) -> KeymatDerivation:
+    return KeymatDerivation(
+        ike_spis=child.source.spis,
+        initiator=child.initiator,
+        nonces=child.nonces,
+        shared_secret=child.secret,
+        additional_secrets=(child.additional_secret,) if child.additional_secret else (),
+    )
+
+
+def _ipsec_keys(child: ChildRecord) -> IpsecKeys:
+    source = child.source
+    sk_d = derive_ike_keys(_ike_keying(source), _ike_proposal(source), source.spis).sk_d
+    return derive_ipsec_keys(_ipsec_keying(child), _ipsec_proposal(child), sk_d, source.prf)
 
 
 def _ipsec_proposal(child: ChildRecord) -> IpsecProposal:
@@ -208,26 +235,38 @@ def sessions_of(ike_sas: Iterable[IkeRecord], children: Iterable[ChildRecord], w
     IKE_SAs that were rekeyed from each other stay together, under the latest one's remote address; those that end
     up under one address move together (docs/decisions.md, 10).
     """
-    exported = [record for record in ike_sas if why_not_exported(record) is None]
-    address_of_chain: dict[int, IPAddress] = {}
-    for record in exported:
-        assert record.remote_host  # noqa: S101  # why_not_exported
-        address_of_chain[record.chain] = record.remote_host.address
-    by_address: dict[IPAddress, tuple[list[IkeRecord], list[ChildRecord]]] = {}
-    for record in exported:
-        by_address.setdefault(address_of_chain[record.chain], ([], []))[0].append(record)
-    ours = {id(record) for record in exported}
+    exported = {id(record): record for record in ike_sas if why_not_exported(record) is None}
+    address_of_chain = {record.chain: _told(record.remote_host).address for record in exported.values()}
+    moving: dict[IPAddress, tuple[list[IkeSaContext], list[IpsecSaContext]]] = {}
+    for record in exported.values():
+        moving.setdefault(address_of_chain[record.chain], ([], []))[0].append(ike_sa_context(record))
     for child in children:
-        if id(child.owner) in ours:
-            by_address[address_of_chain[child.owner.chain]][1].append(child)
-    return [_session(address, records, those, window) for address, (records, those) in by_address.items()]
+        if id(child.owner) in exported:
+            context = _child_context(child, window, id(child.source) in exported)
+            if context is not None:
+                moving[address_of_chain[child.owner.chain]][1].append(context)
+    return [_session(address, *contexts) for address, contexts in moving.items()]
 
 
-def _session(
-    address: IPAddress, records: list[IkeRecord], children: list[ChildRecord], window: int
-) -> ExportedSession:
-    ike_sas = [ike_sa_context(record) for record in records]
-    ipsec_sas = [ipsec_sa_context(child, window) for child in children]
+def withheld_children(
+    ike_sas: Iterable[IkeRecord], children: Iterable[ChildRecord]
+) -> Iterator[tuple[ChildRecord, str]]:
+    """The CHILD_SAs that :func:`sessions_of` leaves out though their IKE_SA moves, and why."""
+    exported = {id(record) for record in ike_sas if why_not_exported(record) is None}
+    for child in children:
+        lacks_source = id(child.owner) in exported and id(child.source) not in exported
+        if lacks_source and _child_context(child, 0, False) is None:
+            yield child, "the IKE_SA that made its keys is gone, and its algorithms are not known here"
+
+
+def _child_context(child: ChildRecord, window: int, source_moves: bool) -> IpsecSaContext | None:
+    try:
+        return ipsec_sa_context(child, window, source_moves=source_moves)
+    except RemoteError:  # an algorithm, or a length, from which no keys can be made
+        return None
+
+
+def _session(address: IPAddress, ike_sas: list[IkeSaContext], ipsec_sas: list[IpsecSaContext]) -> ExportedSession:
     latest = ike_sas[-1].proposal
     methods = [_method(latest.key_exchange)] if latest.key_exchange else []
     methods += [f"KE{n}_{_method(number)}" for n, number in enumerate(latest.additional_key_exchanges, 1)]

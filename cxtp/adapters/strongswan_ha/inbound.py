@@ -11,15 +11,15 @@ import hmac
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
-from contexts.values import HostAddress, Identification, IkeSpis, IPAddress, IpsecMode, Nonces, RekeyedFrom
+from contexts.values import HostAddress, Identification, IkeSpis
 from cxtp.adapters.capture import udp_datagrams
 from cxtp.adapters.capture.files import PathLike
 
-from .attributes import HA_PORT, Attribute, AttributeValue, HaMessage, HaMessageType, HaTrafficSelector, IkeSaId
+from .attributes import HA_PORT, Attribute, HaMessage, HaMessageType, IkeSaId
 from .codec import PRIVATE_BIT, MalformedHaMessage, is_additional_key_exchange, parse_message
-from .export import ExportedSession, sessions_of, why_not_exported
+from .export import ExportedSession, sessions_of, why_not_exported, withheld_children
+from .records import Refused, child_record, ike_record, required, same_child
 from .state import INHERITED, ChildRecord, HaReport, HaReportKind, IkeRecord
 
 __all__ = ["ExportedSession", "HaLimits", "HaReport", "HaReportKind", "HaTracker", "read_ha_capture"]
@@ -31,8 +31,6 @@ The messages do not tell it.  charon's default is 32, 128 is what its userspace 
 one refuses nothing that is valid, and since no sequence number is known either, none of it decides about a replay
 before the true state was learned (:attr:`CounterKnowledge.UNKNOWN`).
 """
-
-_Value = TypeVar("_Value", bound=AttributeValue)
 
 
 @dataclass(frozen=True)
@@ -49,15 +47,6 @@ class HaLimits:
     """Virtual and peer addresses of one IKE_SA, each."""
     additional_key_exchanges: int = 7
     """ADDKE1 to ADDKE7 (RFC 9370, 2.2.1)."""
-
-
-class _Refused(Exception):
-    def __init__(self, kind: HaReportKind, detail: str, spis: IkeSpis | None, inbound_spi: int | None = None) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-        self.spis = spis
-        self.inbound_spi = inbound_spi
 
 
 class HaTracker:
@@ -106,7 +95,7 @@ class HaTracker:
             return
         try:
             handler(message, time)
-        except _Refused as refused:
+        except Refused as refused:
             self.report(HaReport(refused.kind, time, refused.spis, refused.inbound_spi, refused.detail))
 
     def report(self, report: HaReport) -> None:
@@ -120,13 +109,17 @@ class HaTracker:
         return tuple(sessions_of(self._ike_sas.values(), self._children.values(), self.window))
 
     def withheld(self) -> tuple[HaReport, ...]:
-        """The IKE_SAs that :meth:`sessions` leaves out (with their CHILD_SAs), and why."""
+        """What :meth:`sessions` leaves out, and why: IKE_SAs with their CHILD_SAs, and CHILD_SAs alone."""
         reports = []
         for record in self._ike_sas.values():
             reason = why_not_exported(record)
             if reason is not None:
                 children = f", nor its {len(record.children)} CHILD_SAs" if record.children else ""
                 reports.append(HaReport(reason[0], record.time, record.spis, None, reason[1] + children))
+        known = self._ike_sas.values()
+        for child, detail in withheld_children(known, self._children.values()):
+            kind, spis = HaReportKind.UNSUPPORTED, child.owner.spis
+            reports.append(HaReport(kind, child.time, spis, child.inbound_spi, detail))
         return tuple(reports)
 
     # --- IKE_SAs ------------------------------------------------------------------------------------------------
@@ -139,40 +132,39 @@ class HaTracker:
         record = self._ike_sas.get(identity.spis)
         old = message.first(Attribute.IKE_REKEY_ID)
         predecessor = self._ike_sas.get(old.spis) if isinstance(old, IkeSaId) else None
-        made = _ike_record(message, identity, time)
+        made = ike_record(message, identity, time)
         if record is not None:
             if not (record.nonces == made.nonces and hmac.compare_digest(record.secret, made.secret)):
-                raise _Refused(HaReportKind.CONFLICT, "IKE_ADD with other keys for the same SPIs", identity.spis)
+                raise Refused(HaReportKind.CONFLICT, "IKE_ADD with other keys for the same SPIs", identity.spis)
             self.counters[HaReportKind.REPEATED] += 1
         else:
             if len(self._ike_sas) >= self.limits.ike_sas:
-                raise _Refused(HaReportKind.LIMIT, f"more than {self.limits.ike_sas} IKE_SAs", identity.spis)
+                raise Refused(HaReportKind.LIMIT, f"more than {self.limits.ike_sas} IKE_SAs", identity.spis)
             record = made
             self._serial += 1
             record.chain = self._serial
             if predecessor is not None:
                 record.chain = predecessor.chain
-                own = {name: getattr(record, name) for name in INHERITED if getattr(record, name) is not None}
-                vars(record).update({name: getattr(predecessor, name) for name in INHERITED})
-                vars(record).update({name: value for name, value in own.items() if value})
+                _inherit(record, predecessor)
             self._ike_sas[record.spis] = record
             self._gone.pop(record.spis, None)
         if predecessor is not None and predecessor is not record:
+            predecessor.chain = record.chain
             if predecessor.successor is None or predecessor.successor not in self._ike_sas:
                 predecessor.successor = record.spis
             self._hand_over(predecessor, self._current(predecessor))
         elif isinstance(old, IkeSaId) and old.spis not in self._gone:
-            raise _Refused(HaReportKind.UNKNOWN_IKE_SA, f"rekeyed from {old.spis}, which is not known", record.spis)
+            raise Refused(HaReportKind.UNKNOWN_IKE_SA, f"rekeyed from {old.spis}, which is not known", record.spis)
 
     def _additional_key_exchange(self, message: HaMessage, spis: IkeSpis) -> None:
         """One more key exchange of an IKE_SA: SKEYSEED = prf(SK_d so far, SECRET | Ni | Nr) (RFC 9370, 2.2.2)."""
         record = self._known(spis)
-        secret = _required(message, Attribute.SECRET, bytes, spis)
+        secret = required(message, Attribute.SECRET, bytes, spis)
         if any(hmac.compare_digest(secret, known) for known in (record.secret, *record.additional_secrets)):
             self.counters[HaReportKind.REPEATED] += 1
             return
         if len(record.additional_secrets) >= self.limits.additional_key_exchanges:
-            raise _Refused(HaReportKind.LIMIT, "more additional key exchanges than there can be", spis)
+            raise Refused(HaReportKind.LIMIT, "more additional key exchanges than there can be", spis)
         record.additional_secrets.append(secret)
 
     def _ike_update(self, message: HaMessage, time: float) -> None:
@@ -198,12 +190,12 @@ class HaTracker:
 
     def _message_id(self, message: HaMessage, time: float) -> None:
         spis = self._ike_id(message).spis
-        number = _required(message, Attribute.MID, int, spis)
+        number = required(message, Attribute.MID, int, spis)
         if spis in self._gone:
-            raise _Refused(HaReportKind.STALE, "a Message ID for an IKE_SA that is gone", spis)
+            raise Refused(HaReportKind.STALE, "a Message ID for an IKE_SA that is gone", spis)
         record = self._known(spis)
         if record.deleted:
-            raise _Refused(HaReportKind.STALE, "a Message ID for an IKE_SA that is gone", spis)
+            raise Refused(HaReportKind.STALE, "a Message ID for an IKE_SA that is gone", spis)
         sent = message.type is HaMessageType.IKE_MID_INITIATOR
         name = "next_request_to_send" if sent else "next_request_expected"
         if number > getattr(record, name):  # Message IDs only rise: what is lower was repeated; 0 says nothing
@@ -224,6 +216,9 @@ class HaTracker:
         heir = self._current(record)
         if heir is record and record.predecessor is not None:  # both sides rekeyed at once: this one lost
             heir = next((r for r in self._ike_sas.values() if _is_sibling(r, record)), record)
+            predecessor = self._ike_sas.get(record.predecessor)
+            if predecessor is not None and heir is not record:
+                predecessor.successor = heir.spis
         self._hand_over(record, heir)
         for child in list(record.children.values()):
             self._remove_child(child)
@@ -257,14 +252,14 @@ class HaTracker:
     def _known(self, spis: IkeSpis) -> IkeRecord:
         record = self._ike_sas.get(spis)
         if record is None:
-            raise _Refused(HaReportKind.UNKNOWN_IKE_SA, "its IKE_ADD was not seen", spis)
+            raise Refused(HaReportKind.UNKNOWN_IKE_SA, "its IKE_ADD was not seen", spis)
         return record
 
     @staticmethod
     def _ike_id(message: HaMessage) -> IkeSaId:
         value = message.first(Attribute.IKE_ID)
         if not isinstance(value, IkeSaId):
-            raise _Refused(HaReportKind.MISSING_ATTRIBUTE, f"{message.type.name} without IKE_ID", None)
+            raise Refused(HaReportKind.MISSING_ATTRIBUTE, f"{message.type.name} without IKE_ID", None)
         return value
 
     # --- CHILD_SAs ----------------------------------------------------------------------------------------------
@@ -272,13 +267,13 @@ class HaTracker:
     def _child_add(self, message: HaMessage, time: float) -> None:
         spis = self._ike_id(message).spis
         source = self._known(spis)
-        child = _child_record(message, source, time)
+        child = child_record(message, source, time)
         known = self._child_by_spi.get(child.inbound_spi)
-        if known is not None and _same_child(known, child):
+        if known is not None and same_child(known, child):
             self.counters[HaReportKind.REPEATED] += 1
             return
         if len(self._children) >= self.limits.child_sas:
-            raise _Refused(HaReportKind.LIMIT, f"more than {self.limits.child_sas} CHILD_SAs", spis, child.inbound_spi)
+            raise Refused(HaReportKind.LIMIT, f"more than {self.limits.child_sas} CHILD_SAs", spis, child.inbound_spi)
         if known is not None:
             if not known.deleted:
                 detail = "its inbound SPI is used anew: a CHILD_DELETE was lost"
@@ -288,20 +283,19 @@ class HaTracker:
         child.serial = self._serial
         child.owner = self._current(source)
         child.owner.children[child.serial] = child
-        source.derived += 1
         self._children[child.serial] = child
         self._child_by_spi[child.inbound_spi] = child
 
     def _child_delete(self, message: HaMessage, time: float) -> None:
         spis = self._ike_id(message).spis
-        inbound_spi = _required(message, Attribute.INBOUND_SPI, int, spis)
+        inbound_spi = required(message, Attribute.INBOUND_SPI, int, spis)
         child = self._child_by_spi.get(inbound_spi)
         if child is None:
-            raise _Refused(HaReportKind.UNKNOWN_CHILD_SA, "its CHILD_ADD was not seen", spis, inbound_spi)
+            raise Refused(HaReportKind.UNKNOWN_CHILD_SA, "its CHILD_ADD was not seen", spis, inbound_spi)
         named = self._ike_sas.get(spis)
         if named is None or named.chain != child.owner.chain:
             detail = f"CHILD_DELETE under another IKE_SA than its own, {child.owner.spis}"
-            raise _Refused(HaReportKind.CONFLICT, detail, spis, inbound_spi)
+            raise Refused(HaReportKind.CONFLICT, detail, spis, inbound_spi)
         if child.deleted:
             self.counters[HaReportKind.REPEATED] += 1
         self._remove_child(child)
@@ -311,13 +305,12 @@ class HaTracker:
         if self.keep_deleted:
             return
         child.owner.children.pop(child.serial, None)
-        child.source.derived -= 1
         self._children.pop(child.serial, None)
         if self._child_by_spi.get(child.inbound_spi) is child:
             del self._child_by_spi[child.inbound_spi]
 
 
-# --- messages to records ----------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------------------
 
 _UPDATES: dict[Attribute, tuple[str, type]] = {
     Attribute.LOCAL_ID: ("local_identity", Identification),
@@ -338,119 +331,11 @@ _ADDRESS_LISTS: dict[Attribute, str] = {
 }
 
 
-def _required(
-    message: HaMessage, attribute: Attribute, kind: type[_Value], spis: IkeSpis, inbound_spi: int | None = None
-) -> _Value:
-    value = message.first(attribute)
-    if not isinstance(value, kind):
-        detail = f"{message.type.name} without {attribute.name}"
-        raise _Refused(HaReportKind.MISSING_ATTRIBUTE, detail, spis, inbound_spi)
-    return value
 
-
-def _optional(message: HaMessage, attribute: Attribute, default: _Value) -> _Value:
-    value = message.first(attribute)
-    return value if isinstance(value, type(default)) else default
-
-
-def _nonces(message: HaMessage, spis: IkeSpis) -> Nonces:
-    return Nonces(
-        _required(message, Attribute.NONCE_I, bytes, spis), _required(message, Attribute.NONCE_R, bytes, spis)
-    )
-
-
-def _ike_record(message: HaMessage, identity: IkeSaId, time: float) -> IkeRecord:
-    spis = identity.spis
-    old = message.first(Attribute.IKE_REKEY_ID)
-    old_skd = message.first(Attribute.OLD_SKD)
-    rekeyed_from = None
-    if isinstance(old, IkeSaId) or old_skd is not None:
-        prf = _required(message, Attribute.ALG_OLD_PRF, int, spis)
-        rekeyed_from = RekeyedFrom(prf, _required(message, Attribute.OLD_SKD, bytes, spis))
-    additional = _optional(message, Attribute.ADD_SECRET, b"")
-    initiator = identity.initiator
-    remote = message.first(Attribute.REMOTE_ADDR)
-    psk = message.first(Attribute.PSK)
-    method = message.first(Attribute.AUTH_METHOD)
-    return IkeRecord(
-        spis=spis,
-        ike_version=identity.ike_version,
-        initiator=initiator,
-        chain=0,
-        time=time,
-        nonces=_nonces(message, spis),
-        secret=_required(message, Attribute.SECRET, bytes, spis),
-        prf=_required(message, Attribute.ALG_PRF, int, spis),
-        encryption=_required(message, Attribute.ALG_ENCR, int, spis),
-        encryption_key_length=_optional(message, Attribute.ALG_ENCR_LEN, 0),
-        integrity=_optional(message, Attribute.ALG_INTEG, 0),
-        key_exchange=_optional(message, Attribute.ALG_KE, 0),
-        additional_key_exchanges=_optional(message, Attribute.ALG_ADD_KES, ()),
-        rekeyed_from=rekeyed_from,
-        predecessor=old.spis if isinstance(old, IkeSaId) else None,
-        additional_secrets=[additional] if additional else [],
-        psk=psk if isinstance(psk, bytes) else None,
-        auth_method=method if isinstance(method, int) else None,
-        # IKE_SA_INIT took Message ID 0 of its initiator; a rekeyed IKE_SA starts at 0 both ways (RFC 7296, 2.2)
-        next_request_to_send=int(initiator and rekeyed_from is None),
-        next_request_expected=int(not initiator and rekeyed_from is None),
-        remote_host=remote if isinstance(remote, HostAddress) else None,
-    )
-
-
-def _child_record(message: HaMessage, source: IkeRecord, time: float) -> ChildRecord:
-    spis = source.spis
-    inbound_spi = _required(message, Attribute.INBOUND_SPI, int, spis)
-
-    def needed(attribute: Attribute, kind: type[_Value]) -> _Value:
-        return _required(message, attribute, kind, spis, inbound_spi)
-
-    mode = needed(Attribute.IPSEC_MODE, int)
-    if mode not in IpsecMode._value2member_map_:
-        raise _Refused(HaReportKind.UNSUPPORTED, f"IPsec mode {mode}", spis, inbound_spi)
-    encryption = message.first(Attribute.ALG_ENCR)
-    if encryption is None:
-        needed(Attribute.ALG_INTEG, int)  # AH then: no message names the protocol
-    local, remote = (
-        tuple(value for value in message.all(attribute) if isinstance(value, HaTrafficSelector))
-        for attribute in (Attribute.LOCAL_TS, Attribute.REMOTE_TS)
-    )
-    needed(Attribute.LOCAL_TS, HaTrafficSelector)
-    needed(Attribute.REMOTE_TS, HaTrafficSelector)
-    name = message.first(Attribute.CONFIG_NAME)
-    return ChildRecord(
-        serial=0,
-        time=time,
-        source=source,
-        owner=source,
-        initiator=bool(needed(Attribute.INITIATOR, int)),
-        inbound_spi=inbound_spi,
-        outbound_spi=needed(Attribute.OUTBOUND_SPI, int),
-        inbound_cpi=_optional(message, Attribute.INBOUND_CPI, 0),
-        outbound_cpi=_optional(message, Attribute.OUTBOUND_CPI, 0),
-        ipcomp=_optional(message, Attribute.IPCOMP, 0),
-        mode=IpsecMode(mode),
-        name=name if isinstance(name, str) else None,
-        encryption=encryption if isinstance(encryption, int) else None,
-        encryption_key_length=_optional(message, Attribute.ALG_ENCR_LEN, 0) if encryption is not None else 0,
-        integrity=_optional(message, Attribute.ALG_INTEG, 0),
-        key_exchange=_optional(message, Attribute.ALG_KE, 0),
-        extended_sequence_numbers=bool(_optional(message, Attribute.ESN, 0)),
-        nonces=_nonces(message, spis),
-        secret=_optional(message, Attribute.SECRET, b""),
-        additional_secret=_optional(message, Attribute.ADD_SECRET, b""),
-        local_selectors=local,
-        remote_selectors=remote,
-    )
-
-
-def _same_child(one: ChildRecord, other: ChildRecord) -> bool:
-    return (
-        one.source.spis == other.source.spis
-        and one.outbound_spi == other.outbound_spi
-        and one.nonces == other.nonces
-        and hmac.compare_digest(one.secret, other.secret)
-    )
+def _inherit(record: IkeRecord, predecessor: IkeRecord) -> None:
+    for name in INHERITED:
+        if not getattr(record, name):  # an IKE_ADD tells the remote address itself
+            setattr(record, name, getattr(predecessor, name))
 
 
 def _is_sibling(candidate: IkeRecord, record: IkeRecord) -> bool:

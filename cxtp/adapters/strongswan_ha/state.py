@@ -74,8 +74,6 @@ class IkeRecord:
     next_request_expected: int = 0
     deleted: bool = False
     children: dict[int, ChildRecord] = field(default_factory=dict, repr=False)
-    derived: int = 0
-    """CHILD_SAs, wherever they belong by now, whose keys come from this SK_d."""
 
     # what IKE_UPDATEs say; a rekeyed IKE_SA inherits it
     local_host: HostAddress | None = None

@@ -1,0 +1,255 @@
+"""One node as a process: store, transport, control socket, put together from options (``cxtp node run``)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from contexts.base import Context, decode, encode
+from contexts.key_cases import with_key_case
+
+from .adapters.capture import PcapWriter
+from .adapters.context_file import FileSession, read_context_file, write_context_file
+from .adapters.context_file_seal import KeyFile, Passphrase, Unseal
+from .adapters.strongswan_ha import read_ha_capture
+from .config import ProtocolConfig
+from .control import ControlServer, Handler
+from .errors import ConfigurationError, LocalError
+from .messages import IPAddress
+from .node import Node, NodeConfig
+from .pki import node_paths
+from .proof import compare_keys, open_capture, suite_of
+from .roles.events import Peer
+from .store.records import SessionRecord
+from .store.sealing import StoreKey
+from .store.sqlite import SqliteStore
+from .transports.endpoint import Endpoint, Receiver, Router
+from .transports.tls import TlsEndpoint
+from .transports.udp import UdpEndpoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What ``cxtp node run`` takes.  ``pki`` is the directory that ``cxtp pki`` made; only TLS needs it.
+
+    ``capture`` names a pcap that gets all CXTP messages in the clear, keys included: for a lab.
+    """
+
+    name: str
+    listen: tuple[IPAddress, int]
+    routers: tuple[Router, ...]
+    state: Path
+    control: Path
+    transport: str = "tls"
+    pki: Path | None = None
+    allow_cleartext_keys_on_the_network: bool = False
+    protocol: ProtocolConfig = ProtocolConfig()
+    mobile_node_keys: Mapping[IPAddress, bytes] = field(default_factory=dict, repr=False)
+    capture: Path | None = None
+
+
+def make_endpoint(config: ServiceConfig, receiver: Receiver) -> Endpoint:
+    """The transport that the options ask for.  Raises ConfigurationError."""
+    if config.transport == "udp":
+        return UdpEndpoint(
+            config.listen,
+            config.routers,
+            receiver,
+            allow_cleartext_keys_on_the_network=config.allow_cleartext_keys_on_the_network,
+        )
+    if config.pki is None:
+        raise ConfigurationError("TLS needs certificates: give --pki with the directory that 'cxtp pki' made")
+    return TlsEndpoint(
+        config.listen,
+        config.routers,
+        node_paths(config.pki, config.name),
+        receiver,
+        connections=config.protocol.limits.connections,
+    )
+
+
+def open_store(state: Path) -> SqliteStore:
+    """The store in the state directory; both are made where they are missing."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"can't make the state directory {state}: {error.strerror}") from error
+    key_file = state / "store.key"
+    key = StoreKey.load(key_file) if key_file.exists() else StoreKey.create(key_file)
+    return SqliteStore.open(state / "sessions.db", key)
+
+
+class Service:
+    """A node that runs until it is told to stop."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        self.config = config
+        self._capture = PcapWriter(config.capture) if config.capture is not None else None
+        self.store = open_store(config.state)
+        self.node = Node(
+            NodeConfig(config.name, config.routers, config.protocol, config.mobile_node_keys),
+            self.store,
+            lambda receiver: make_endpoint(config, receiver),
+            tap=self._record if self._capture is not None else None,
+        )
+        self._stop = asyncio.Event()
+        handlers: dict[str, Handler] = {
+            "status": self._status,
+            "sessions": self._sessions,
+            "load-ha": self._load_ha,
+            "import": self._import,
+            "export": self._export,
+            "move": self._move,
+            "request": self._request,
+            "forget": self._forget,
+            "prove": self._prove,
+            "stop": self._stop_command,
+        }
+        self.control = ControlServer(config.control, handlers)
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Until SIGTERM, SIGINT or the stop command."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            await self.node.start()
+            await self.control.start()
+            ready()
+            await self._stop.wait()
+        finally:
+            await self.control.close()
+            await self.node.close()
+            self.store.close()
+            if self._capture is not None:
+                self._capture.close()
+
+    def _record(self, octets: bytes, peer: Peer, outgoing: bool) -> None:
+        """Into the capture, as cleartext: over TLS this is what was inside."""
+        if self._capture is None:
+            return
+        ours, theirs = self.config.listen, (peer.address, peer.port)
+        source, destination = (ours, theirs) if outgoing else (theirs, ours)
+        write = self._capture.write_udp if self.config.transport == "udp" else self._capture.write_tcp
+        write(self.node.wall_clock(), *source, *destination, octets)
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        counters = {f"node.{name}": n for name, n in self.node.counters.items()}
+        counters |= {f"sessions.{name}": n for name, n in self.node.sessions.counters.items()}
+        counters |= {f"transport.{name}": n for name, n in self.node.endpoint.counters.items()}
+        counters |= {f"dropped.{reason.name.lower()}": n for reason, n in self.node.router.counters.items()}
+        return {
+            "name": self.config.name,
+            "transport": self.config.transport,
+            "sessions": self.store.count(),
+            "commits": self.node.sessions.writer.commits,
+            "counters": dict(sorted(counters.items())),
+        }
+
+    async def _sessions(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"sessions": [self._row(record) for record in self.store.records()]}
+
+    def _row(self, record: SessionRecord) -> dict[str, Any]:
+        return {
+            "mn_address": str(record.mn_address),
+            "state": record.state.value,
+            "generation": record.generation,
+            "peer": record.peer,
+            "contexts": len(record.contexts),
+            "octets": sum(len(context.data) for context in record.contexts),
+            "suite": suite_of(self._decoded(record)),
+        }
+
+    def _decoded(self, record: SessionRecord) -> tuple[Context, ...]:
+        return tuple(decode(context, self.config.protocol.context_types) for context in record.contexts)
+
+    def _held(self, mn_address: str) -> SessionRecord:
+        record = self.store.get(ip_address(mn_address))
+        if record is None or not record.contexts:
+            raise LocalError(f"this node holds no contexts of {mn_address}")
+        return record
+
+    async def _load_ha(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Sessions from captures of strongSwan's ``ha`` messages."""
+        tracker = read_ha_capture(*map(Path, request["captures"]), keep_deleted=bool(request.get("keep_deleted")))
+        loaded = []
+        for session in tracker.sessions():
+            contexts = with_key_case(session.contexts, int(request.get("key_case", 1)))
+            record = await self._load(session.mn_address, contexts)
+            loaded.append(self._row(record))
+        return {"sessions": loaded, "reports": [str(report) for report in tracker.reports]}
+
+    async def _load(self, mn_address: IPAddress, contexts: tuple[Context, ...]) -> SessionRecord:
+        types = self.config.protocol.context_types
+        return await self.node.sessions.load(mn_address, [encode(context, types) for context in contexts])
+
+    async def _import(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        sessions = read_context_file(Path(request["file"]), _unseal(request))
+        return {"sessions": [self._row(await self._load(s.mn_address, s.contexts)) for s in sessions]}
+
+    async def _export(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy; the session stays here."""
+        addresses = request.get("mn_addresses") or [str(r.mn_address) for r in self.store.records() if r.contexts]
+        records = [self._held(address) for address in addresses]
+        sessions = [FileSession(record.mn_address, self._decoded(record)) for record in records]
+        write_context_file(
+            Path(request["file"]), sessions, _unseal(request), plaintext_keys=bool(request.get("plaintext_keys"))
+        )
+        return {"sessions": [self._row(record) for record in records]}
+
+    async def _move(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        report = await self.node.move(ip_address(request["mn_address"]), str(request["to"]))
+        return {**vars(report), "mn_address": str(report.mn_address)}
+
+    async def _request(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        await self.node.request(ip_address(request["mn_address"]), str(request["from"]))
+        return {}
+
+    async def _forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        await self.node.sessions.forget(ip_address(request["mn_address"]))
+        return {}
+
+    async def _prove(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Open what a capture holds of a session, with its contexts alone."""
+        record = self._held(request["mn_address"])
+        contexts = self._decoded(record)
+        proof = await asyncio.to_thread(open_capture, contexts, Path(request["capture"]))
+        keys = request.get("keys")
+        return {
+            "suite": suite_of(contexts),
+            "contexts": len(contexts),
+            "seen": dict(proof.seen),
+            "opened": dict(proof.opened),
+            "failures": proof.failures,
+            "keys_match": None if keys is None else compare_keys(contexts, Path(keys)),
+        }
+
+    async def _stop_command(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self._stop.set()
+        return {}
+
+
+def _unseal(request: Mapping[str, Any]) -> Unseal | None:
+    """Sealing of a context file: ``passphrase`` (text) or ``key_file`` (a path) in the request."""
+    if request.get("passphrase") is not None:
+        return Passphrase(str(request["passphrase"]))
+    return KeyFile(Path(request["key_file"])) if request.get("key_file") is not None else None
+
+
+def run(config: ServiceConfig, ready: Callable[[], None] = lambda: None) -> None:
+    """Run a node in this process until it is told to stop.  Raises CxtpError."""
+
+    async def main() -> None:
+        await Service(config).run(ready)
+
+    asyncio.run(main())
