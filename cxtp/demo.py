@@ -76,12 +76,16 @@ def exports(trace: Path) -> list[Path]:
 
 
 def committed_traces() -> list[Path]:
-    """The recordings that the project ships.  Raises ConfigurationError where it was installed without them."""
-    root = Path(__file__).parent.parent / "pcaps" / "strongswan"
-    traces = sorted(path for path in root.glob("*") if exports(path) and (path / "outer.pcap").exists())
-    if not traces:
-        raise ConfigurationError("no recordings here (they are in the project's pcaps/): name one with --trace DIR")
-    return traces
+    """The recordings that the project ships: beside the package, or below the working directory.
+
+    Raises ConfigurationError where neither has them.
+    """
+    for root in (Path(__file__).parent.parent, Path.cwd()):
+        found = (root / "pcaps" / "strongswan").glob("*")
+        traces = sorted(path for path in found if exports(path) and (path / "outer.pcap").exists())
+        if traces:
+            return traces
+    raise ConfigurationError("no recordings here (they are in the project's pcaps/): name one with --trace DIR")
 
 
 def check_trace(trace: Path) -> Path:
