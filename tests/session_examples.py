@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+
+from scapy.utils import RawPcapReader
 
 from contexts.algorithms import ENCRYPTION, INTEGRITY
 from contexts.ikev2 import IkeSaContext
@@ -150,8 +152,6 @@ class Trace:
 
     def ip_packets(self, name: str = "outer.pcap") -> Iterator[bytes]:
         """The IP packets of a capture, link-layer header off."""
-        from scapy.utils import RawPcapReader
-
         with RawPcapReader(str(TRACES / self.name / name)) as reader:
             ethernet = reader.linktype == 1
             for frame, _ in reader:
@@ -192,8 +192,6 @@ def _recorded_ike(sa: dict[str, Any], all_sas: dict[tuple[str, str], dict[str, A
 
 
 def _at(context: IkeSaContext, local: HostAddress, remote: HostAddress) -> IkeSaContext:
-    from dataclasses import replace
-
     return replace(context, local_host=local, remote_host=remote)
 
 

@@ -58,9 +58,9 @@ def idle(*numbers: int, config: ProtocolConfig = ProtocolConfig(), require_recei
     return PreviousRouter(ROUTERS, Fixed(*(numbers or (TRANSFER_ID,))), config, require_receipt=require_receipt)
 
 
-def sending(new_router: Peer = NEW, **arguments: bool) -> PreviousRouter:
+def sending(new_router: Peer = NEW, *, require_receipt: bool = False) -> PreviousRouter:
     """A role that has just sent an unsolicited CTD."""
-    role = idle(**arguments)
+    role = idle(require_receipt=require_receipt)
     role.transfer(MN, new_router, CONTEXTS, 7, T)
     assert role.to_send(T) == [Outgoing(ctd(), new_router)]
     return role
@@ -565,14 +565,14 @@ def test_local_faults() -> None:
         role.transfer(MN, MOBILE, CONTEXTS, 7, T)
     with pytest.raises(LocalError):
         role.predict(MN, NEW, CONTEXTS, 7, b"", T)
-    for call in (
-        lambda: role.provide(MN, CONTEXTS, 7, KEY, T),
-        lambda: role.authorize(MN, KEY, T),
-        lambda: role.refuse(MN, StatusCode.NO_SUCH_CONTEXT, T),
-        lambda: role.resend(MN, T),
-    ):
-        with pytest.raises(LocalError):
-            call()
+    with pytest.raises(LocalError):
+        role.provide(MN, CONTEXTS, 7, KEY, T)
+    with pytest.raises(LocalError):
+        role.authorize(MN, KEY, T)
+    with pytest.raises(LocalError):
+        role.refuse(MN, StatusCode.NO_SUCH_CONTEXT, T)
+    with pytest.raises(LocalError):
+        role.resend(MN, T)
 
 
 def test_keys_and_contexts_are_in_no_repr() -> None:

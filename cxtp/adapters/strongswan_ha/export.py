@@ -33,7 +33,7 @@ from contexts.values import (
     VendorParameter,
 )
 from contexts.values import CommonVendorNumber as Common
-from cxtp.constants import IKE_PORT, NAT_TRAVERSAL_PORT, KeyExchangeMethod, SecurityProtocol
+from cxtp.constants import IKE_PORT, NAT_TRAVERSAL_PORT, SecurityProtocol
 from cxtp.errors import LocalError, RemoteError
 
 from .attributes import HaTrafficSelector
@@ -267,13 +267,6 @@ def _child_context(child: ChildRecord, window: int, source_moves: bool) -> Ipsec
 
 
 def _session(address: IPAddress, ike_sas: list[IkeSaContext], ipsec_sas: list[IpsecSaContext]) -> ExportedSession:
-    latest = ike_sas[-1].proposal
-    methods = [_method(latest.key_exchange)] if latest.key_exchange else []
-    methods += [f"KE{n}_{_method(number)}" for n, number in enumerate(latest.additional_key_exchanges, 1)]
     names = dict.fromkeys(sa.proposal.name for sa in ipsec_sas)
-    suite = " ".join(["/".join([latest.name, *methods]), *names])
+    suite = " ".join([ike_sas[-1].proposal.name, *names])
     return ExportedSession(address, (*ike_sas, *ipsec_sas), suite)
-
-
-def _method(number: int) -> str:
-    return KeyExchangeMethod(number).name if number in KeyExchangeMethod._value2member_map_ else str(number)
