@@ -37,10 +37,8 @@ from cxtp.errors import LocalError
 from cxtp.messages import ContextBlock, ContextStatus, ContextTransferData, EncodedContext
 from cxtp.roles import DropReason, NewRouter, Outcome, Outgoing, Peer
 from cxtp.roles.events import (
-    ActivateContexts,
     ContextsReceived,
     PredictionExpired,
-    TokenRefused,
     TransferAborted,
 )
 
@@ -452,129 +450,6 @@ def test_data_without_contexts_of_a_router_that_was_not_asked() -> None:
     role.receive(EMPTY_CTD, OTHER, T)
     assert drops(role) == [DropReason.EMPTY_DATA]
     assert role.deadline() is not None
-
-
-# --- CTAR, tokens, keys
-
-
-def test_a_wrong_token_activates_nothing_and_leaves_the_key_for_the_right_one() -> None:
-    role = standby()
-    role.receive(ctar(9, PREVIOUS, b"a guess"), MOBILE, T)
-    assert take_events(role) == [TokenRefused(MN, MOBILE)]
-    assert role.counters[DropReason.TOKEN_REFUSED] == 1
-    assert role.to_send(T) == [Outgoing(ctaa(whole(StatusCode.NOT_AUTHORIZED)), MOBILE)]
-    role.receive(ctar(10, PREVIOUS), MOBILE, T)
-    assert take_events(role) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
-
-
-def test_a_null_token_is_refused_before_it_can_ask_for_the_key() -> None:
-    role = idle()
-    role.receive(replace(ctar(9, PREVIOUS), authorization_token=bytes(4)), MOBILE, T)
-    assert take_events(role) == [TokenRefused(MN, MOBILE)]
-    assert role.to_send(T) == [Outgoing(ctaa(whole(StatusCode.NOT_AUTHORIZED)), MOBILE)]
-    assert role.deadline() is None
-
-
-def test_a_replayed_ctar_activates_nothing() -> None:
-    role = standby()
-    role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    take_events(role)
-    role.to_send(T)
-    role.receive(ctar(9, PREVIOUS), MOBILE, T + 1)
-    assert drops(role) == [DropReason.DUPLICATE_REQUEST]
-    assert role.to_send(T) == [Outgoing(ctaa(), MOBILE)]  # its answer may have been lost
-
-
-def test_a_key_proves_one_mobile_node_once() -> None:
-    role = standby()
-    role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    take_events(role)
-    role.to_send(T)
-    # the same key comes again, for another mobile node or the same
-    for mn_address in (MN, MN + 1):
-        role.receive(replace(pctd(transfer_id=1), mn_previous_address=mn_address), PREVIOUS, T + 1)
-        assert take_events(role) == [TransferAborted(mn_address, 1, StatusCode.NOT_AUTHORIZED, PREVIOUS)]
-
-
-def test_a_key_held_for_two_mobile_nodes_proves_the_first_that_comes() -> None:
-    role = standby()
-    second = replace(pctd(), mn_previous_address=MN + 1)
-    role.receive(second, PREVIOUS, T)
-    role.installed(MN + 1, TRANSFER_ID, (), T)
-    role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    take_events(role)
-    role.to_send(T)
-    role.receive(replace(ctar(9, PREVIOUS), mn_previous_address=MN + 1), MOBILE, T)
-    assert take_events(role) == [TokenRefused(MN + 1, MOBILE)]
-
-
-def test_a_key_is_discarded_once_used() -> None:
-    role = idle()
-    role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    role.receive(pctd(), PREVIOUS, T)
-    assert take_events(role) == [received(predictive=True, activate=True)]
-    collection = role._transfers[MN].collection
-    assert collection is not None
-    assert collection.key == b""
-
-
-def test_a_forged_ctar_that_waits_for_a_prediction_does_not_get_it() -> None:
-    role = idle()
-    role.receive(ctar(9, PREVIOUS, b"a guess"), MOBILE, T)
-    role.to_send(T)
-    role.receive(pctd(), PREVIOUS, T)
-    assert take_events(role) == [TokenRefused(MN, MOBILE), received(predictive=True, activate=False)]
-    assert role.to_send(T) == [Outgoing(ctaa(whole(StatusCode.NOT_AUTHORIZED)), MOBILE)]
-
-
-def test_a_ctar_while_the_node_stores_a_prediction() -> None:
-    role = idle()
-    role.receive(pctd(), PREVIOUS, T)
-    role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    assert take_events(role) == [received(predictive=True, activate=False)]
-    role.installed(MN, TRANSFER_ID, (), T)
-    assert take_events(role) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
-    assert role.to_send(T) == [Outgoing(ctdr(True), PREVIOUS), Outgoing(ctaa(), MOBILE)]
-    assert role.deadline() is None
-
-
-def test_a_prediction_that_can_not_be_stored_waits_for_nobody() -> None:
-    role = idle()
-    role.receive(pctd(), PREVIOUS, T)
-    role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    role.installed(MN, TRANSFER_ID, (INSTALL_FAILED,), T)
-    assert role.to_send(T) == [Outgoing(ctdr(False, INSTALL_FAILED), PREVIOUS), Outgoing(ctaa(INSTALL_FAILED), MOBILE)]
-    assert role.deadline() is None
-
-
-def test_a_ctar_that_names_an_unknown_router() -> None:
-    role = idle()
-    role.receive(ctar(9, STRANGER), MOBILE, T)
-    assert drops(role) == [DropReason.UNKNOWN_ROUTER]
-    assert role.to_send(T) == [Outgoing(ctaa(whole(StatusCode.NOT_AUTHORIZED)), MOBILE)]
-    assert role.deadline() is None
-
-
-def test_a_second_ctar_waits_for_the_first() -> None:
-    role = idle()
-    role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    role.receive(ctar(10, PREVIOUS), MOBILE, T)
-    assert drops(role) == [DropReason.BUSY]
-
-
-def test_a_ctar_without_a_is_not_acknowledged() -> None:
-    role = idle()
-    role.receive(ctar(9, PREVIOUS, acknowledge=False), MOBILE, T)
-    role.to_send(T)
-    role.receive(EMPTY_CTD, PREVIOUS, T)
-    assert role.to_send(T) == []
-
-
-def test_ctars_are_rate_limited() -> None:
-    role = idle(ProtocolConfig(limits=Limits(request_rate=1.0)))
-    role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    role.receive(ctar(10, PREVIOUS), MOBILE, T)
-    assert drops(role) == [DropReason.RATE_LIMITED]
 
 
 # --- limits and local faults
