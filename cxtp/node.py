@@ -91,7 +91,9 @@ class NodeConfig:
     mobile_node_keys: Mapping[IPAddress, bytes] = field(default_factory=dict, repr=False)
     moves_at_once: int = 64
     resend_interval: float = 1.0
-    """Seconds between attempts to learn what became of an unconfirmed transfer."""
+    """Seconds until an unconfirmed transfer is asked after; doubles each time."""
+    resend_interval_max: float = 60.0
+    """Seconds between such questions at the most: they go on until one is answered."""
 
 
 class Node:
@@ -132,6 +134,9 @@ class Node:
         self._moves: dict[IPAddress, asyncio.Future[tuple[ContextStatus, ...]]] = {}
         self._replicas: set[IPAddress] = set()
         self._sent_octets: Counter[IPAddress] = Counter()
+        self._move_started: dict[IPAddress, float] = {}
+        self._asked_again: Counter[IPAddress] = Counter()
+        self._questions: dict[IPAddress, asyncio.TimerHandle] = {}
         self._slots = asyncio.Semaphore(config.moves_at_once)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,6 +156,8 @@ class Node:
         """Stop.  What is under way stays as it was written down."""
         if self._timer is not None:
             self._timer.cancel()
+        for question in self._questions.values():
+            question.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -182,14 +189,16 @@ class Node:
             raise LocalError(
                 f"the session of {mn_address} may be at {record.peer}, which has not answered: move it there again"
             )
-        started = time.monotonic()
+        started = self._move_started[mn_address] = time.monotonic()
         outcome: asyncio.Future[tuple[ContextStatus, ...]] = asyncio.get_running_loop().create_future()
         self._moves[mn_address] = outcome
         self._sent_octets[mn_address] = 0
         try:
             if record.state is SessionState.OWNED:
                 record = await self.sessions.freeze(record, peer.name)
-            self._send_again(record)
+                await self._send(record)
+            else:
+                self._send_again(record)
             self._pump()
             await outcome
             milliseconds = (time.monotonic() - started) * 1000
@@ -197,27 +206,33 @@ class Node:
             return MoveReport(mn_address, peer.name, len(record.contexts), octets, milliseconds)
         finally:
             del self._moves[mn_address]
-            del self._sent_octets[mn_address]
+            del self._sent_octets[mn_address], self._move_started[mn_address]
+
+    async def _send(self, record: SessionRecord) -> None:
+        """Start the transfer that a FROZEN record tells of.  What can't even be sent is not frozen for it."""
+        try:
+            self._transfer(record)
+        except LocalError:
+            await self.sessions.reclaim(record)
+            raise
+
+    def _transfer(self, record: SessionRecord) -> None:
+        self.router.previous.transfer(
+            record.mn_address,
+            self._peers[record.peer],
+            record.contexts,
+            record.generation,
+            time.monotonic(),
+            transfer_id=record.transfer_id,
+        )
 
     def _send_again(self, record: SessionRecord) -> None:
-        """Start the transfer that a FROZEN record tells of, or ask again what became of it."""
-        now = time.monotonic()
+        """Ask what became of a FROZEN record's transfer, by sending it once more."""
         try:
-            self.router.previous.transfer(
-                record.mn_address,
-                self._peers[record.peer],
-                record.contexts,
-                record.generation,
-                now,
-                transfer_id=record.transfer_id,
-            )
-        except LocalError:
-            # It is in the role's cache, unconfirmed or under way.
-            try:
-                self.router.previous.resend(record.mn_address, now)
-            except LocalError as error:
-                self.counters["resend_needless"] += 1
-                log.debug("%s", error)
+            self._transfer(record)
+        except LocalError:  # it is in the role's cache, unconfirmed or under way
+            with suppress(LocalError):
+                self.router.previous.resend(record.mn_address, time.monotonic())
 
     async def request(self, mn_address: IPAddress, router: str) -> None:
         """Ask another node for a replica of a session (RFC 4067, 5.2): a CT-Req with a null token."""
@@ -303,6 +318,7 @@ class Node:
             self._replicas.discard(event.mn_address)
             return
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
+        self._answered(event.mn_address)
         if record is not None:
             await self.sessions.release(record)
         self._settle(event.mn_address, event.statuses)
@@ -314,28 +330,42 @@ class Node:
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
         if record is None:
             return
+        self._answered(event.mn_address)
         await self.sessions.reclaim(record)
         self._settle(event.mn_address, MoveRefused(event.mn_address, record.peer, event.statuses))
 
     def _unconfirmed(self, event: TransferUnconfirmed | CacheExpired) -> None:
-        """Nothing is known: it stays FROZEN.  While the role has it cached we ask again at intervals."""
-        if event.mn_address in self._replicas:
+        """Nothing is known: it stays FROZEN, and we ask again, ever less often, until somebody answers."""
+        mn_address = event.mn_address
+        if mn_address in self._replicas:
             if isinstance(event, CacheExpired):
-                self._replicas.discard(event.mn_address)
+                self._replicas.discard(mn_address)
             return
-        record = self.sessions.transferred(event.mn_address, event.transfer_id)
-        if record is None:
+        record = self.sessions.transferred(mn_address, event.transfer_id)
+        if record is None or isinstance(event, CacheExpired):
             return
-        if isinstance(event, CacheExpired):
-            self._settle(event.mn_address, MoveUnconfirmed(event.mn_address, record.peer))
-        else:
-            loop = asyncio.get_running_loop()
-            loop.call_later(self.config.resend_interval, self._ask_again, event.mn_address, event.transfer_id)
+        waited = time.monotonic() - self._move_started.get(mn_address, 0.0)
+        if waited >= self.config.protocol.timers.max_handover_time:
+            self._settle(mn_address, MoveUnconfirmed(mn_address, record.peer))
+        asked = self._asked_again[mn_address]
+        self._asked_again[mn_address] += 1
+        delay = min(self.config.resend_interval * 2**min(asked, 32), self.config.resend_interval_max)
+        loop = asyncio.get_running_loop()
+        self._questions[mn_address] = loop.call_later(delay, self._ask_again, mn_address, event.transfer_id)
 
     def _ask_again(self, mn_address: IPAddress, transfer_id: int) -> None:
-        with suppress(LocalError):  # answered meanwhile, or given up
-            self.router.previous.resend(mn_address, time.monotonic())
+        del self._questions[mn_address]
+        record = self.sessions.transferred(mn_address, transfer_id)
+        if record is not None:
+            self._send_again(record)
             self._pump()
+
+    def _answered(self, mn_address: IPAddress) -> None:
+        """The doubt is over."""
+        self._asked_again.pop(mn_address, None)
+        question = self._questions.pop(mn_address, None)
+        if question is not None:
+            question.cancel()
 
     def _settle(self, mn_address: IPAddress, outcome: tuple[ContextStatus, ...] | CxtpError) -> None:
         future = self._moves.get(mn_address)

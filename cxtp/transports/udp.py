@@ -44,6 +44,7 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         self._listen = listen
         self._receiver = receiver
         self._transport: asyncio.DatagramTransport | None = None
+        self._closed = asyncio.Event()
         self.maximum_message = MAXIMUM_DATAGRAM[listen[0].version]
         self.counters: Counter[str] = Counter()
 
@@ -78,9 +79,10 @@ class UdpEndpoint(asyncio.DatagramProtocol):
             self.counters["sent"] += 1
 
     async def close(self) -> None:
-        """Close the socket."""
+        """Close the socket; the port is free on return."""
         if self._transport is not None:
             self._transport.close()
+            await self._closed.wait()
 
     # --- asyncio.DatagramProtocol -------------------------------------------------------------------------------
 
@@ -91,6 +93,10 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         self.counters["received"] += 1
         name = "" if router is None else router.name
         self._receiver(data, Peer(*source, name=name, reliable=False, is_router=router is not None))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self._closed.set()
 
     def error_received(self, exc: Exception) -> None:
         """An ICMP error for something sent: retransmission is the roles' matter, here it is only counted."""
