@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -150,6 +151,7 @@ class Service:
         counters |= {f"dropped.{reason.name.lower()}": n for reason, n in self.node.router.counters.items()}
         return {
             "name": self.config.name,
+            "pid": os.getpid(),
             "transport": self.config.transport,
             "sessions": self.store.count(),
             "commits": self.node.sessions.writer.commits,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from contexts.base import decode
+from contexts.base import Context, decode
 
 from . import admission
 from .config import ContextTypes
@@ -62,7 +62,7 @@ class Sessions:
         """Index what the store has; gives the FROZEN records, whose transfers' outcome is to be asked for."""
         frozen = []
         for record in self.store.records():
-            self._index(record)
+            self._index(record.mn_address, [decode(item, self._context_types) for item in record.contexts])
             if record.state is SessionState.FROZEN:
                 frozen.append(record)
         return tuple(frozen)
@@ -108,7 +108,7 @@ class Sessions:
         verdict = admission.examine(mn_address, record.contexts, self._owners, self._context_types)
         if not verdict.accepted:
             raise RemoteError("; ".join(verdict.reasons), status=verdict.statuses[0].status)
-        await self._keep(record)
+        await self._keep(record, verdict.contexts)
         return record
 
     async def freeze(self, record: SessionRecord, peer: str) -> SessionRecord:
@@ -194,7 +194,7 @@ class Sessions:
     async def _take(self, record: SessionRecord, verdict: admission.Verdict) -> admission.Verdict:
         """Durable first, then installed."""
         try:
-            await self._keep(record)
+            await self._keep(record, verdict.contexts or None)
             if record.state is SessionState.OWNED:
                 await self._install(record)
         except StoreError as error:
@@ -218,17 +218,19 @@ class Sessions:
 
     # --- store and sinks ---------------------------------------------------------------------------------------------
 
-    async def _keep(self, record: SessionRecord) -> None:
+    async def _keep(self, record: SessionRecord, contexts: Iterable[Context] | None = None) -> None:
+        """Write down; ``contexts`` are the record's, decoded, where they are new here (decoding costs the most)."""
         await self.writer.put(record)
-        self._index(record)
+        if contexts is not None or not record.contexts:
+            self._index(record.mn_address, contexts or ())
 
-    def _index(self, record: SessionRecord) -> None:
-        for spi in self._spis.pop(record.mn_address, ()):
+    def _index(self, mn_address: IPAddress, contexts: Iterable[Context]) -> None:
+        for spi in self._spis.pop(mn_address, ()):
             del self._owners[spi]
-        spis = admission.inbound_spis(decode(item, self._context_types) for item in record.contexts)
+        spis = admission.inbound_spis(contexts)
         if spis:
-            self._spis[record.mn_address] = spis
-            self._owners.update(dict.fromkeys(spis, record.mn_address))
+            self._spis[mn_address] = spis
+            self._owners.update(dict.fromkeys(spis, mn_address))
 
     async def _install(self, record: SessionRecord) -> None:
         for sink in self._sinks:
