@@ -139,6 +139,7 @@ class Node:
         self._questions: dict[IPAddress, asyncio.TimerHandle] = {}
         self._slots = asyncio.Semaphore(config.moves_at_once)
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -154,6 +155,7 @@ class Node:
 
     async def close(self) -> None:
         """Stop.  What is under way stays as it was written down."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for question in self._questions.values():
@@ -255,6 +257,8 @@ class Node:
 
     def _pump(self) -> None:
         """After every input: take events, send what is to be sent, set the timer."""
+        if self._closed:
+            return
         now = time.monotonic()
         while (event := self.router.next_event()) is not None:
             self.counters[type(event).__name__] += 1

@@ -34,6 +34,15 @@ def test_each_case_gives_the_daemons_keys_and_opens_all(trace: str, case: int) -
         assert proof.seen["ike"] > 0
 
 
+@pytest.mark.parametrize("case", [1, 2, 3])
+@pytest.mark.parametrize("trace", sorted(path.parent.name for path in TRACES.glob("*/kernel-keys.json")))
+def test_keys_are_those_that_the_kernel_held(trace: str, case: int) -> None:
+    (session,) = read_ha_capture(TRACES / trace / "ha.pcap", keep_deleted=True).sessions()
+    contexts = with_key_case(session.contexts, case)
+    assert compare_keys(contexts, TRACES / trace / "kernel-keys.json") is True
+    assert open_capture(contexts, TRACES / trace / "outer.pcap").complete
+
+
 @pytest.mark.parametrize(("given", "wanted"), [(2, 1), (3, 2), (3, 1)])
 def test_no_way_back_up(given: int, wanted: int) -> None:
     (session,) = read_ha_capture(TRACES / "v5-plain" / "ha.pcap", keep_deleted=True).sessions()

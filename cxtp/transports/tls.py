@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import sys
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterable
 from ipaddress import ip_address
@@ -92,7 +93,10 @@ class _Acceptor(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        transport.pause_reading()
+        if sys.version_info >= (3, 11):
+            # Python 3.10 starts reading after connection_made even so, and start_tls then believes it paused; there
+            # the handshake task's first step, which pauses, comes before anything is read.
+            transport.pause_reading()
         self._endpoint.accepted(transport)
 
 
