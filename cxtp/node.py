@@ -37,6 +37,8 @@ from .roles.events import (
     TransferRefused,
     TransferUnconfirmed,
 )
+from .roles.new_router import Outcome
+from .roles.router import of_all
 from .sessions import Sessions, Sink
 from .store.records import SessionRecord, SessionState
 from .store.sqlite import SqliteStore
@@ -130,9 +132,9 @@ class Node:
             SystemRandom(),
             self._serves,
             replace(config.protocol, limits=limits),
+            outcome_of=self._outcome_of,
         )
         self._moves: dict[IPAddress, asyncio.Future[tuple[ContextStatus, ...]]] = {}
-        self._replicas: set[IPAddress] = set()
         self._sent_octets: Counter[IPAddress] = Counter()
         self._move_started: dict[IPAddress, float] = {}
         self._asked_again: Counter[IPAddress] = Counter()
@@ -237,7 +239,11 @@ class Node:
                 self.router.previous.resend(record.mn_address, time.monotonic())
 
     async def request(self, mn_address: IPAddress, router: str) -> None:
-        """Ask another node for a replica of a session (RFC 4067, 5.2): a CT-Req with a null token."""
+        """Ask another node for a session (RFC 4067, 5.2): a CT-Req with a null token.
+
+        It comes as OWNED; where the other node has a key of the mobile node's, as STANDBY until that one proves
+        itself with a CTAR.
+        """
         if router not in self._peers:
             raise LocalError(f"no router {router!r} is known")
         self.router.new.request(mn_address, self._peers[router], time.monotonic())
@@ -246,6 +252,15 @@ class Node:
     def _serves(self, mn_address: IPAddress) -> bool:
         record = self.sessions.get(mn_address)
         return record is not None and record.state in (SessionState.OWNED, SessionState.FROZEN)
+
+    def _outcome_of(self, peer: Peer, mn_address: IPAddress, transfer_id: int) -> Outcome | None:
+        """What the records say of a transfer that the role has forgotten: its answer must stay the same."""
+        record = self.sessions.get(mn_address)
+        if record is None or record.transfer_id != transfer_id or record.peer != peer.name:
+            return None
+        if record.state is SessionState.RELEASED:
+            return Outcome(False, of_all(StatusCode.STALE))
+        return Outcome(True) if record.state is not SessionState.FROZEN else None
 
     # --- messages and timers -----------------------------------------------------------------------------------------
 
@@ -318,9 +333,6 @@ class Node:
             log.error("an event was not handled: %s", task.exception())
 
     async def _confirmed(self, event: TransferConfirmed) -> None:
-        if event.mn_address in self._replicas:
-            self._replicas.discard(event.mn_address)
-            return
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
         self._answered(event.mn_address)
         if record is not None:
@@ -328,9 +340,6 @@ class Node:
         self._settle(event.mn_address, event.statuses)
 
     async def _refused(self, event: TransferRefused | TransferCancelled) -> None:
-        if event.mn_address in self._replicas:
-            self._replicas.discard(event.mn_address)
-            return
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
         if record is None:
             return
@@ -341,10 +350,6 @@ class Node:
     def _unconfirmed(self, event: TransferUnconfirmed | CacheExpired) -> None:
         """Nothing is known: it stays FROZEN, and we ask again, ever less often, until somebody answers."""
         mn_address = event.mn_address
-        if mn_address in self._replicas:
-            if isinstance(event, CacheExpired):
-                self._replicas.discard(mn_address)
-            return
         record = self.sessions.transferred(mn_address, event.transfer_id)
         if record is None or isinstance(event, CacheExpired):
             return
@@ -383,27 +388,29 @@ class Node:
     async def _asked(self, event: ContextsRequested | ActivationRequested) -> None:
         """A CT-Req, or a CTAR of a mobile node that is about to leave.
 
-        A null token asks for a replica: it stays ours.  A true token is the mobile node's own word that it has
-        moved: the session is frozen before anything is sent.
+        Whatever is sent, the new router may use it from then on: the session is frozen before.
         """
-        role, mn_address, now = self.router.previous, event.mn_address, time.monotonic()
+        role, mn_address = self.router.previous, event.mn_address
         record = self.sessions.get(mn_address)
         key = self.config.mobile_node_keys.get(mn_address)
-        if record is None or record.state is not SessionState.OWNED or mn_address in self._moves:
-            role.refuse(mn_address, StatusCode.NO_SUCH_CONTEXT, now)
-        elif role.authorize(mn_address, key, now):
-            replica = isinstance(event, ContextsRequested) and event.null_token
-            if replica:
-                self._replicas.add(mn_address)
-            else:
-                if isinstance(event, ContextsRequested):
-                    peer = event.peer.name
-                else:
-                    peer = self._name_of(event.new_router_address)
+        peer = event.peer.name if isinstance(event, ContextsRequested) else self._name_of(event.new_router_address)
+        with suppress(LocalError):  # the new router cancelled meanwhile
+            if record is None or record.state is not SessionState.OWNED or mn_address in self._moves:
+                role.refuse(mn_address, StatusCode.NO_SUCH_CONTEXT, time.monotonic())
+            elif role.authorize(mn_address, key, time.monotonic()):
                 record = await self.sessions.freeze(record, peer)
-            transfer_id = None if replica else record.transfer_id
-            contexts = _selected(record.contexts, event)
-            role.provide(mn_address, contexts, record.generation, key, time.monotonic(), transfer_id=transfer_id)
+                try:
+                    role.provide(
+                        mn_address,
+                        _selected(record.contexts, event),
+                        record.generation,
+                        key,
+                        time.monotonic(),
+                        transfer_id=record.transfer_id,
+                    )
+                except LocalError:
+                    await self.sessions.reclaim(record)  # nothing was sent
+                    raise
         self._pump()
 
     def _name_of(self, address: IPAddress) -> str:
@@ -414,9 +421,10 @@ class Node:
         verdict = await self.sessions.receive(event)
         if not verdict.accepted:
             log.warning("refused %s from %s: %s", event.mn_address, event.peer.name, "; ".join(verdict.reasons))
-        self.router.new.installed(
-            event.mn_address, event.transfer_id, verdict.statuses, time.monotonic(), success=verdict.accepted
-        )
+        with suppress(LocalError):  # the role gave it up meanwhile; the records answer whoever asks again
+            self.router.new.installed(
+                event.mn_address, event.transfer_id, verdict.statuses, time.monotonic(), success=verdict.accepted
+            )
         self._pump()
 
     async def _activate(self, event: ActivateContexts) -> None:

@@ -12,7 +12,7 @@ import pytest
 from node_helpers import MN, Lab, arrived_whole, lab, opaque, owned, recorded_contexts, until
 
 from cxtp.errors import LocalError, StoreFull
-from cxtp.messages import ContextTransferActivateRequest
+from cxtp.messages import ContextTransferActivateRequest, IPAddress
 from cxtp.node import MoveRefused, MoveUnconfirmed
 from cxtp.roles.events import DropReason, Peer
 from cxtp.roles.mobile_node import MobileNode
@@ -136,7 +136,6 @@ def test_a_late_copy_of_a_refused_transfer_installs_nothing(tmp_path: Path) -> N
             peer, now = nodes.nodes["a"]._peers["b"], time.monotonic()
             late(MN, peer, record.contexts, record.generation, now, record.transfer_id)
             nodes.nodes["a"]._pump()
-            await until(lambda: nodes.nodes["b"].counters["ContextsReceived"] > 0)
             await until(lambda: nodes.nodes["a"].counters["TransferRefused"] > 1)
             assert nodes.states() == {"a": SessionState.OWNED, "b": SessionState.RELEASED}
 
@@ -321,16 +320,41 @@ def test_a_replayed_ctar_is_ignored(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_replica_leaves_the_owner_the_owner(tmp_path: Path) -> None:
-    """Flow 5.2 with a null token: the new router gets a copy, STANDBY."""
+@pytest.mark.parametrize(("keys", "state"), [({}, SessionState.OWNED), ({MN: KEY}, SessionState.STANDBY)])
+def test_a_new_router_asks_for_a_session(
+    tmp_path: Path, keys: dict[IPAddress, bytes], state: SessionState
+) -> None:
+    """Flow 5.2 with a null token: with a key of the mobile node's, that one has to come before anybody sends."""
 
     async def main() -> None:
         async with lab(tmp_path, "udp", start=("b",)) as nodes:
-            source = await nodes.start("a", mobile_node_keys={MN: KEY})
+            source = await nodes.start("a", mobile_node_keys=keys)
             await source.sessions.load(MN, recorded_contexts())
             await nodes.nodes["b"].request(MN, "a")
-            await until(lambda: nodes.states() == {"a": SessionState.OWNED, "b": SessionState.STANDBY})
-            await source.move(MN, "b")
+            await until(lambda: nodes.states() == {"a": SessionState.RELEASED, "b": state})
+            nodes.check()
+
+    asyncio.run(main())
+
+
+def test_an_answer_stays_the_same_when_the_role_has_forgotten_it(tmp_path: Path) -> None:
+    """The new router restarts after its commit, and the same transfer comes again: S=1, and no second install."""
+
+    async def main() -> None:
+        async with lab(tmp_path, "udp") as nodes:
+            await nodes.nodes["a"].sessions.load(MN, recorded_contexts())
+            await nodes.nodes["a"].move(MN, "b")
+            record = nodes.nodes["b"].sessions.get(MN)
+            assert record is not None
+            await nodes.stop("b")
+            await nodes.start("b")
+            source = nodes.nodes["a"]
+            source.router.previous.transfer(
+                MN, source._peers["b"], recorded_contexts(), record.generation, time.monotonic(), record.transfer_id
+            )
+            source._pump()
+            await until(lambda: source.counters["TransferConfirmed"] == 2)
+            assert nodes.nodes["b"].counters["ContextsReceived"] == 0
             assert nodes.states() == {"a": SessionState.RELEASED, "b": SessionState.OWNED}
 
     asyncio.run(main())

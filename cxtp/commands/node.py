@@ -44,7 +44,7 @@ def add(subparsers: Any) -> None:
     move.add_argument("--to", required=True, metavar="NODE")
     move.add_argument("--json", action="store_true")
 
-    request = _add_client(actions, "request", run_request, "ask another node for a replica of a session")
+    request = _add_client(actions, "request", run_request, "ask another node for a session")
     request.add_argument("mn", metavar="ADDRESS")
     request.add_argument("--from", dest="source", required=True, metavar="NODE")
 
@@ -241,7 +241,7 @@ async def _move_all(arguments: argparse.Namespace) -> int:
 
 
 def run_request(arguments: argparse.Namespace) -> int:
-    """Ask; the replica comes in its own time."""
+    """Ask; the session comes in its own time."""
     _ask(arguments, "request", mn_address=arguments.mn, **{"from": arguments.source})
     return 0
 
