@@ -37,6 +37,10 @@ from .transports.udp import UdpEndpoint
 log = logging.getLogger(__name__)
 
 
+STOP_DELAY = 0.1
+"""Seconds between the stop command's answer and the stop."""
+
+
 @dataclass(frozen=True)
 class ServiceConfig:
     """What ``cxtp node run`` takes.  ``pki`` is the directory that ``cxtp pki`` made; only TLS needs it.
@@ -237,7 +241,8 @@ class Service:
         }
 
     async def _stop_command(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._stop.set()
+        # The answer goes out first: stopping closes this very connection.
+        asyncio.get_running_loop().call_later(STOP_DELAY, self._stop.set)
         return {}
 
 
