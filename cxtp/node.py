@@ -259,7 +259,7 @@ class Node:
         if record is None or record.transfer_id != transfer_id or record.peer != peer.name:
             return None
         if record.state is SessionState.RELEASED:
-            return Outcome(False, of_all(StatusCode.STALE))
+            return Outcome(False, of_all(StatusCode.INSTALL_FAILED))
         return Outcome(True) if record.state is not SessionState.FROZEN else None
 
     # --- messages and timers -----------------------------------------------------------------------------------------
@@ -344,6 +344,10 @@ class Node:
         if record is None:
             return
         self._answered(event.mn_address)
+        if any(status.status == StatusCode.STALE for status in event.statuses):
+            # It knows a later owner: it may have had the session from here, its answer lost, and passed it on.
+            self._settle(event.mn_address, MoveUnconfirmed(event.mn_address, record.peer))
+            return
         await self.sessions.reclaim(record)
         self._settle(event.mn_address, MoveRefused(event.mn_address, record.peer, event.statuses))
 
