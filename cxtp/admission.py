@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 from contexts.base import Context, GenericContext, decode
 from contexts.ikev2 import IkeSaContext
@@ -42,26 +43,27 @@ def inbound_spis(contexts: Iterable[Context]) -> frozenset[SpiKey]:
     )
 
 
-def check_generation(
-    held: SessionRecord | None, generation: int | None, transfer_id: int | None, *, predictive: bool
-) -> StatusCode:
+class Standing(Enum):
+    """How a transfer stands to what this node knows of the session."""
+
+    NEW = "a change of owner that this node has not seen"
+    HAD = "the transfer by which this node has the session: its answer was lost"
+    STALE = "older than what this node knows"
+
+
+def stand(held: SessionRecord | None, generation: int | None, transfer_id: int | None, *, predictive: bool) -> Standing:
     """Whether a transfer is newer than what this node knows of the session (docs/safety.md).
 
-    SUCCESS, or STALE where the session has had that change of owner already.  The same transfer once more (its
-    answer was lost) is no new one and succeeds again.
+    ``generation`` and ``transfer_id`` are None from a router that sends no manifest.
     """
-    if held is None or generation is None:
-        owned = held is not None and held.state in (SessionState.OWNED, SessionState.FROZEN)
-        return StatusCode.STALE if owned else StatusCode.SUCCESS
-    if held.state is SessionState.OWNED and not predictive and (held.generation, held.transfer_id) == (
-        generation,
-        transfer_id,
-    ):
-        return StatusCode.SUCCESS
-    if predictive and held.state in (SessionState.OWNED, SessionState.FROZEN):
-        return StatusCode.STALE
-    standby_refresh = held.state is SessionState.STANDBY and generation == held.generation
-    return StatusCode.SUCCESS if generation > held.generation or standby_refresh else StatusCode.STALE
+    if held is None:
+        return Standing.NEW
+    if held.state is SessionState.OWNED and transfer_id is not None and held.transfer_id == transfer_id:
+        return Standing.HAD  # also where it was sent ahead, and activated since
+    if (generation is None or predictive) and held.state in (SessionState.OWNED, SessionState.FROZEN):
+        return Standing.STALE
+    again = held.state is SessionState.STANDBY and generation == held.generation
+    return Standing.NEW if generation is None or generation > held.generation or again else Standing.STALE
 
 
 def examine(

@@ -130,6 +130,8 @@ class ControlClient:
             line = await reader.readline()
         except OSError as error:
             raise TransportError(f"the node at {self._path} went away: {error}") from error
+        except ValueError as error:
+            raise TransportError(f"the answer of {self._path} has more than {MAXIMUM_LINE} octets") from error
         if not line:
             raise TransportError(f"the node at {self._path} went away")
         answer: dict[str, Any] = json.loads(line)

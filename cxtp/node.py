@@ -10,15 +10,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
 
 from .config import ProtocolConfig
 from .constants import StatusCode
-from .errors import CxtpError, LocalError
-from .messages import ContextStatus, EncodedContext, IPAddress
+from .errors import ConfigurationError, CxtpError, LocalError, StoreError
+from .messages import ContextStatus, IPAddress
+from .moves import MoveOvertaken, MoveRefused, MoveReport, MoveUnconfirmed
 from .roles.access_router import AccessRouter
 from .roles.events import (
     ActivateContexts,
@@ -45,42 +46,6 @@ from .store.sqlite import SqliteStore
 from .transports.endpoint import Endpoint, Receiver, Router
 
 log = logging.getLogger(__name__)
-
-
-class MoveRefused(CxtpError):
-    """The new router does not take the session; it stays here.  ``statuses`` are the CTDR's."""
-
-    def __init__(self, mn_address: IPAddress, router: str, statuses: Iterable[ContextStatus]) -> None:
-        self.statuses = tuple(statuses)
-        names = ", ".join(_status_name(s) for s in self.statuses) or "no reason given"
-        super().__init__(f"{router} refused {mn_address}: {names}; the session stays here")
-
-
-class MoveUnconfirmed(CxtpError):
-    """No answer: the new router may have the session or not.  It stays frozen here until the router answers."""
-
-    def __init__(self, mn_address: IPAddress, router: str) -> None:
-        super().__init__(
-            f"{router} did not answer for {mn_address}: the session stays frozen here, "
-            "since it may be in use there; move it to the same router again once that is back"
-        )
-
-
-def _status_name(status: ContextStatus) -> str:
-    known = status.status in StatusCode._value2member_map_
-    name = StatusCode(status.status).name if known else f"status {status.status:#04x}"
-    return f"{name} (context type {status.feature_profile_type:#06x})"
-
-
-@dataclass(frozen=True)
-class MoveReport:
-    """A confirmed move: how many contexts and octets of CXTP messages, and how long it took."""
-
-    mn_address: IPAddress
-    router: str
-    contexts: int
-    octets: int
-    milliseconds: float
 
 
 @dataclass(frozen=True)
@@ -121,6 +86,9 @@ class Node:
             config.protocol.limits,
             message_octets=min(config.protocol.limits.message_octets, self.endpoint.maximum_message),
         )
+        names, addresses = ({getattr(r, field) for r in config.routers} for field in ("name", "address"))
+        if not len(names) == len(addresses) == len(config.routers):
+            raise ConfigurationError("each router needs a name and an address of its own: CXTP knows it by both")
         self._peers = {
             router.name: Peer(
                 router.address, router.port, name=router.name, reliable=self.endpoint.reliable, is_router=True
@@ -148,7 +116,9 @@ class Node:
 
     async def start(self) -> None:
         """Index what the store has, listen, and ask again about every transfer whose outcome was unknown."""
-        frozen = self.sessions.open()
+        frozen, standby = self.sessions.open()
+        for record in standby:  # what its mobile node would prove itself with is forgotten
+            await self.sessions.activate(record.mn_address, record.transfer_id)
         await self.endpoint.start()
         for record in frozen:
             if record.peer in self._peers:
@@ -174,7 +144,8 @@ class Node:
         """Give a session to another node and wait until that has confirmed it.
 
         Raises LocalError (no such session or router), MoveRefused (it stays here), MoveUnconfirmed (it stays
-        frozen; calling again asks again), StoreError (nothing was sent).
+        frozen; calling again asks again), MoveOvertaken (it stays frozen), StoreError (what it says could not be
+        written down: where nothing was sent, the session is in use here as before).
         """
         peer = self._peers.get(router)
         if peer is None:
@@ -187,7 +158,9 @@ class Node:
         if record is None or record.state in (SessionState.STANDBY, SessionState.RELEASED):
             where = f"it is at {record.peer}" if record is not None and record.peer else "it is not known"
             raise LocalError(f"this node does not own a session of {mn_address}: {where}")
-        if mn_address in self._moves:
+        if mn_address in self._moves or (
+            record.state is SessionState.OWNED and self.router.previous.is_busy_with(mn_address)
+        ):
             raise LocalError(f"the session of {mn_address} is being moved")
         if record.state is SessionState.FROZEN and record.peer != peer.name:
             raise LocalError(
@@ -199,7 +172,7 @@ class Node:
         self._sent_octets[mn_address] = 0
         try:
             if record.state is SessionState.OWNED:
-                record = await self.sessions.freeze(record, peer.name)
+                record = await self.sessions.freeze(mn_address, peer.name)
                 await self._send(record)
             else:
                 self._send_again(record)
@@ -250,12 +223,12 @@ class Node:
         self._pump()
 
     def _serves(self, mn_address: IPAddress) -> bool:
-        record = self.sessions.get(mn_address)
+        record = self.sessions.readable(mn_address)
         return record is not None and record.state in (SessionState.OWNED, SessionState.FROZEN)
 
     def _outcome_of(self, peer: Peer, mn_address: IPAddress, transfer_id: int) -> Outcome | None:
         """What the records say of a transfer that the role has forgotten: its answer must stay the same."""
-        record = self.sessions.get(mn_address)
+        record = self.sessions.readable(mn_address)
         if record is None or record.transfer_id != transfer_id or record.peer != peer.name:
             return None
         if record.state is SessionState.RELEASED:
@@ -318,7 +291,9 @@ class Node:
             self._spawn(self._activate(event))
         elif isinstance(event, TransferAborted):
             log.info("transfer of %s from %s ended with status %#x", event.mn_address, event.peer.name, event.status)
-        elif not isinstance(event, PredictionExpired):
+        elif isinstance(event, PredictionExpired):
+            self._spawn(self._adopt(event))
+        else:
             log.debug("%s", event)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -336,35 +311,54 @@ class Node:
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
         self._answered(event.mn_address)
         if record is not None:
-            await self.sessions.release(record)
+            await self._write_down(record, self.sessions.release)
         self._settle(event.mn_address, event.statuses)
 
     async def _refused(self, event: TransferRefused | TransferCancelled) -> None:
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
         if record is None:
-            return
+            return self._settle(event.mn_address, _gone(event.mn_address))
         self._answered(event.mn_address)
         if any(status.status == StatusCode.STALE for status in event.statuses):
-            # It knows a later owner: it may have had the session from here, its answer lost, and passed it on.
-            self._settle(event.mn_address, MoveUnconfirmed(event.mn_address, record.peer))
-            return
-        await self.sessions.reclaim(record)
+            # It may have had the session from here, its answer lost, and passed it on.
+            overtaken = MoveOvertaken(event.mn_address, record.peer)
+            log.error("%s", overtaken)
+            return self._settle(event.mn_address, overtaken)
+        await self._write_down(record, self.sessions.reclaim)
         self._settle(event.mn_address, MoveRefused(event.mn_address, record.peer, event.statuses))
+
+    async def _write_down(self, record: SessionRecord, change: Callable[[SessionRecord], Awaitable[None]]) -> None:
+        """What the new router answered.  Where it can't be, the session stays frozen, and we ask once more."""
+        try:
+            await change(record)
+        except CxtpError as error:
+            self._settle(record.mn_address, error)
+            if isinstance(error, StoreError) and record.transfer_id is not None:
+                self._ask_later(record.mn_address, record.transfer_id)
+            raise
 
     def _unconfirmed(self, event: TransferUnconfirmed | CacheExpired) -> None:
         """Nothing is known: it stays FROZEN, and we ask again, ever less often, until somebody answers."""
         mn_address = event.mn_address
         record = self.sessions.transferred(mn_address, event.transfer_id)
-        if record is None or isinstance(event, CacheExpired):
+        if record is None:
+            return self._settle(mn_address, _gone(mn_address))
+        if isinstance(event, CacheExpired):
             return
         waited = time.monotonic() - self._move_started.get(mn_address, 0.0)
         if waited >= self.config.protocol.timers.max_handover_time:
             self._settle(mn_address, MoveUnconfirmed(mn_address, record.peer))
+        self._ask_later(mn_address, event.transfer_id)
+
+    def _ask_later(self, mn_address: IPAddress, transfer_id: int) -> None:
         asked = self._asked_again[mn_address]
         self._asked_again[mn_address] += 1
         delay = min(self.config.resend_interval * 2**min(asked, 32), self.config.resend_interval_max)
+        before = self._questions.pop(mn_address, None)
+        if before is not None:
+            before.cancel()
         loop = asyncio.get_running_loop()
-        self._questions[mn_address] = loop.call_later(delay, self._ask_again, mn_address, event.transfer_id)
+        self._questions[mn_address] = loop.call_later(delay, self._ask_again, mn_address, transfer_id)
 
     def _ask_again(self, mn_address: IPAddress, transfer_id: int) -> None:
         del self._questions[mn_address]
@@ -395,27 +389,36 @@ class Node:
         Whatever is sent, the new router may use it from then on: the session is frozen before.
         """
         role, mn_address = self.router.previous, event.mn_address
-        record = self.sessions.get(mn_address)
         key = self.config.mobile_node_keys.get(mn_address)
-        peer = event.peer.name if isinstance(event, ContextsRequested) else self._name_of(event.new_router_address)
-        with suppress(LocalError):  # the new router cancelled meanwhile
-            if record is None or record.state is not SessionState.OWNED or mn_address in self._moves:
+        try:
+            record = self.sessions.get(mn_address)
+            if record is None or not _may_leave(record, event) or mn_address in self._moves:
                 role.refuse(mn_address, StatusCode.NO_SUCH_CONTEXT, time.monotonic())
             elif role.authorize(mn_address, key, time.monotonic()):
-                record = await self.sessions.freeze(record, peer)
-                try:
-                    role.provide(
-                        mn_address,
-                        _selected(record.contexts, event),
-                        record.generation,
-                        key,
-                        time.monotonic(),
-                        transfer_id=record.transfer_id,
-                    )
-                except LocalError:
-                    await self.sessions.reclaim(record)  # nothing was sent
-                    raise
+                await self._provide(event, key)
+        except CxtpError as error:
+            log.warning("%s is not given away: %s", mn_address, error)
+            status = StatusCode.STORE_FAILED if isinstance(error, StoreError) else StatusCode.NO_RESOURCES
+            with suppress(LocalError):  # the new router cancelled meanwhile
+                role.refuse(mn_address, status, time.monotonic())
         self._pump()
+
+    async def _provide(self, event: ContextsRequested | ActivationRequested, key: bytes | None) -> None:
+        """All of the session, whatever types the request names: what stayed behind would be lost."""
+        peer = event.peer.name if isinstance(event, ContextsRequested) else self._name_of(event.new_router_address)
+        record = await self.sessions.freeze(event.mn_address, peer)
+        try:
+            self.router.previous.provide(
+                event.mn_address,
+                record.contexts,
+                record.generation,
+                key,
+                time.monotonic(),
+                transfer_id=record.transfer_id,
+            )
+        except LocalError:
+            await self.sessions.reclaim(record)  # nothing was sent
+            raise
 
     def _name_of(self, address: IPAddress) -> str:
         return next((peer.name for peer in self._peers.values() if peer.address == address), "")
@@ -437,11 +440,20 @@ class Node:
         if status is not StatusCode.SUCCESS:
             log.error("%s came for its contexts, which can't be used: %s", event.mn_address, status.name)
 
+    async def _adopt(self, event: PredictionExpired) -> None:
+        """Its mobile node did not come.  The previous router has given it up: whoever asks shall find it here."""
+        await self.sessions.activate(event.mn_address, event.transfer_id)
 
-def _selected(
-    contexts: tuple[EncodedContext, ...], event: ContextsRequested | ActivationRequested
-) -> tuple[EncodedContext, ...]:
-    """What a request names; none named means all."""
+
+def _may_leave(record: SessionRecord, event: ContextsRequested | ActivationRequested) -> bool:
+    """Whether the session is here and has what a request names; none named means all."""
     asked = event.requested if isinstance(event, ContextsRequested) else event.request.requested
-    types = {item.feature_profile_type for item in asked}
-    return tuple(c for c in contexts if not types or c.feature_profile_type in types)
+    held = {context.feature_profile_type for context in record.contexts}
+    return record.state is SessionState.OWNED and held.issuperset(item.feature_profile_type for item in asked)
+
+
+def _gone(mn_address: IPAddress) -> LocalError:
+    return LocalError(f"the session of {mn_address} changed hands while it was being moved")
+
+
+__all__ = ["MoveOvertaken", "MoveRefused", "MoveReport", "MoveUnconfirmed", "Node", "NodeConfig"]

@@ -187,20 +187,26 @@ class Service:
 
     async def _load_ha(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Sessions from captures of strongSwan's ``ha`` messages."""
-        tracker = read_ha_capture(*map(Path, request["captures"]), keep_deleted=bool(request.get("keep_deleted")))
+        captures, keep_deleted = map(Path, request["captures"]), bool(request.get("keep_deleted"))
+        tracker = await asyncio.to_thread(read_ha_capture, *captures, keep_deleted=keep_deleted)
         loaded = []
         for session in tracker.sessions():
             contexts = with_key_case(session.contexts, int(request.get("key_case", 1)))
             record = await self._load(session.mn_address, contexts)
             loaded.append(self._row(record))
-        return {"sessions": loaded, "reports": [str(report) for report in tracker.reports]}
+        return {
+            "sessions": loaded,
+            "reports": [str(report) for report in tracker.reports],
+            "withheld": [str(report) for report in tracker.withheld()],
+        }
 
     async def _load(self, mn_address: IPAddress, contexts: tuple[Context, ...]) -> SessionRecord:
         types = self.config.protocol.context_types
         return await self.node.sessions.load(mn_address, [encode(context, types) for context in contexts])
 
     async def _import(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        sessions = read_context_file(Path(request["file"]), _unseal(request))
+        # Opening and sealing take a passphrase's time, which others' transfers do not have.
+        sessions = await asyncio.to_thread(read_context_file, Path(request["file"]), _unseal(request))
         return {"sessions": [self._row(await self._load(s.mn_address, s.contexts)) for s in sessions]}
 
     async def _export(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,9 +214,8 @@ class Service:
         addresses = request.get("mn_addresses") or [str(r.mn_address) for r in self.store.records() if r.contexts]
         records = [self._held(address) for address in addresses]
         sessions = [FileSession(record.mn_address, self._decoded(record)) for record in records]
-        write_context_file(
-            Path(request["file"]), sessions, _unseal(request), plaintext_keys=bool(request.get("plaintext_keys"))
-        )
+        plaintext_keys = bool(request.get("plaintext_keys"))
+        await asyncio.to_thread(write_context_file, Path(request["file"]), sessions, _unseal(request), plaintext_keys)
         return {"sessions": [self._row(record) for record in records]}
 
     async def _move(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +227,7 @@ class Service:
         return {}
 
     async def _forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        await self.node.sessions.forget(ip_address(request["mn_address"]))
+        await self.node.sessions.forget(ip_address(request["mn_address"]), frozen=bool(request.get("frozen")))
         return {}
 
     async def _prove(self, request: Mapping[str, Any]) -> dict[str, Any]:

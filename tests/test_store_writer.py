@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from node_helpers import opaque, owned
 
-from cxtp.errors import StaleGeneration, StoreFull
+from cxtp.errors import LocalError, StaleGeneration, StoreFull
 from cxtp.store.records import SessionRecord
 from cxtp.store.sealing import StoreKey
 from cxtp.store.sqlite import SqliteStore
@@ -67,5 +67,60 @@ def test_a_store_that_is_full_fails_all_that_waited(tmp_path: Path, monkeypatch:
             await writer.put(*records(2))
             assert store.count() == 2
             await writer.close()
+
+    asyncio.run(main())
+
+
+def test_whatever_fails_is_told_to_all_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours, not of the disk: nobody may wait for ever, since each who waits holds a session."""
+
+    async def main() -> None:
+        with opened(tmp_path) as store:
+            writer = StoreWriter(store)
+
+            def broken(self: SqliteStore, records: object) -> None:
+                raise ZeroDivisionError
+
+            with monkeypatch.context() as patch:
+                patch.setattr(SqliteStore, "put_many", broken)
+                outcomes = await asyncio.gather(*(writer.put(r) for r in records(5)), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError] * 5
+            await writer.put(*records(2))
+            store.close()
+            with pytest.raises(LocalError, match="is closed"):
+                await writer.put(*records(1))
+            await writer.close()
+
+    asyncio.run(main())
+
+
+def test_closing_finishes_what_was_asked_for_and_takes_no_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        with opened(tmp_path) as store:
+            writer = StoreWriter(store)
+            puts = [asyncio.ensure_future(writer.put(record)) for record in records(600)]
+            await asyncio.sleep(0)
+            await writer.close()
+            await asyncio.gather(*puts)
+            assert store.count() == 600
+            assert writer.commits < 600
+            with pytest.raises(LocalError, match="closed"):
+                await writer.put(*records(1))
+
+    asyncio.run(main())
+
+
+def test_one_who_stops_waiting_harms_no_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        with opened(tmp_path) as store:
+            writer = StoreWriter(store)
+            puts = [asyncio.ensure_future(writer.put(record)) for record in records(20)]
+            await asyncio.sleep(0)
+            puts[7].cancel()
+            outcomes = await asyncio.gather(*puts, return_exceptions=True)
+            assert [type(o).__name__ for o in outcomes].count("CancelledError") == 1
+            assert sum(outcome is None for outcome in outcomes) == 19
+            await writer.close()
+            assert store.count() == 20  # it was asked for
 
     asyncio.run(main())

@@ -50,6 +50,9 @@ def add(subparsers: Any) -> None:
 
     forget = _add_client(actions, "forget", run_forget, "delete a session's contexts from a node")
     forget.add_argument("mn", metavar="ADDRESS")
+    forget.add_argument(
+        "--frozen", action="store_true", help="even while its move is in doubt: another node is seen to have it"
+    )
 
     prove = _add_client(actions, "prove", run_prove, "open what a capture holds of a session with its contexts")
     prove.add_argument("mn", metavar="ADDRESS")
@@ -195,6 +198,8 @@ def run_load_ha(arguments: argparse.Namespace) -> int:
     _print_sessions(answer, False)
     for report in answer["reports"]:
         print(f"  not applied: {report}")
+    for report in answer["withheld"]:
+        print(f"  left out: {report}")
     return 0
 
 
@@ -248,7 +253,7 @@ def run_request(arguments: argparse.Namespace) -> int:
 
 def run_forget(arguments: argparse.Namespace) -> int:
     """Delete."""
-    _ask(arguments, "forget", mn_address=arguments.mn)
+    _ask(arguments, "forget", mn_address=arguments.mn, frozen=arguments.frozen)
     return 0
 
 

@@ -172,6 +172,10 @@ class PreviousRouter(Router):
         """Answer ContextsRequested or ActivationRequested with no.  Raises LocalError where no request waits."""
         self._refuse(self._waiting(mn_address), status, now)
 
+    def is_busy_with(self, mn_address: IPAddress) -> bool:
+        """Whether a transfer of this mobile node is asked for, under way or unconfirmed."""
+        return mn_address in self._transfers
+
     def resend(self, mn_address: IPAddress, now: float) -> None:
         """Try an unconfirmed transfer again, the same one.  Raises LocalError where there is none."""
         transfer = self._transfers.get(mn_address)

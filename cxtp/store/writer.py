@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ..errors import StaleGeneration, StoreError
+from ..errors import LocalError, StaleGeneration, StoreError
 from .records import SessionRecord
 from .sqlite import SqliteStore
 
@@ -29,9 +29,15 @@ class StoreWriter:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cxtp-store")
         self._waiting: deque[tuple[tuple[SessionRecord, ...], asyncio.Future[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def put(self, *records: SessionRecord) -> None:
-        """Returns once the records are on disk.  Raises StoreError where they are not, and none of them is."""
+        """Returns once the records are on disk.
+
+        Raises StoreError where they are not, and none of them is; LocalError once it is closed.
+        """
+        if self._closed:
+            raise LocalError("the store's writer is closed")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((records, future))
         if self._task is None:
@@ -40,6 +46,7 @@ class StoreWriter:
 
     async def close(self) -> None:
         """Finish what was asked for, then end the thread."""
+        self._closed = True
         if self._task is not None:
             await self._task
         self._executor.shutdown()
@@ -53,7 +60,7 @@ class StoreWriter:
                 while self._waiting and size < BATCH:
                     batch.append(self._waiting.popleft())
                     size += len(batch[-1][0])
-                outcomes = await loop.run_in_executor(self._executor, self._commit, [records for records, _ in batch])
+                outcomes = await loop.run_in_executor(self._executor, self._outcomes, [put for put, _ in batch])
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     if future.cancelled():
                         continue
@@ -63,6 +70,13 @@ class StoreWriter:
                         future.set_exception(outcome)
         finally:
             self._task = None
+
+    def _outcomes(self, batch: Sequence[tuple[SessionRecord, ...]]) -> Sequence[Exception | None]:
+        """Of each put in the batch.  Whatever happens, each is answered: who waits for it holds a session."""
+        try:
+            return self._commit(batch)
+        except Exception as error:
+            return [error] * len(batch)
 
     def _commit(self, batch: Sequence[tuple[SessionRecord, ...]]) -> list[StoreError | None]:
         """All in one transaction; where that fails, each on its own, so that one can't spoil the others."""

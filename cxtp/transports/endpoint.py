@@ -6,6 +6,7 @@ a name, and it never queues without a limit.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from ..roles.events import Peer
 
 Receiver = Callable[[bytes, Peer], None]
 """Called with each message that arrived and whom it came from."""
+
+
+_WITH_PORT = re.compile(r"(?:\[(?P<bracketed>[^]]*)\]|(?P<plain>[^:]*)):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,14 @@ class Router:
 
 def parse_socket_address(text: str, default_port: int = PORT) -> tuple[IPAddress, int]:
     """``ADDRESS[:PORT]`` or ``[ADDRESS]:PORT``.  Raises ConfigurationError; names are not looked up."""
-    host, port = text, ""
-    if text.startswith("["):
-        host, _, port = text[1:].partition("]")
-        port = port.removeprefix(":")
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
+    match = _WITH_PORT.fullmatch(text)
+    host, port = (match["bracketed"] or match["plain"], int(match["port"])) if match else (text, default_port)
+    if match is None and text.startswith("[") and text.endswith("]"):
+        host = text[1:-1]
     try:
-        number = int(port) if port else default_port
-        if not 0 <= number <= 65535:
-            raise ValueError(number)
-        return ip_address(host), number
+        if port > 65535:
+            raise ValueError(port)
+        return ip_address(host), port
     except ValueError:
         raise ConfigurationError(f"{text!r} is no IP address with an optional port") from None
 

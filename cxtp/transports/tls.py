@@ -56,6 +56,12 @@ def certificate_names(connection: asyncio.BaseTransport) -> tuple[str, ...]:
     return tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS")
 
 
+def _is_about_certificates(error: Exception) -> bool:
+    """Whether a handshake failed for either side's certificate, or for there being none."""
+    reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    return isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE" in reason or "UNKNOWN_CA" in reason
+
+
 class _Connection(asyncio.Protocol):
     """One TLS connection: cuts the stream into messages."""
 
@@ -64,6 +70,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self.link = link
         self.transport: asyncio.Transport | None = None
+        self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # narrows the type, not the input
@@ -82,6 +89,7 @@ class _Connection(asyncio.Protocol):
             self._endpoint.received(self, message)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         self._endpoint.lost(self, exc, cut_short=bool(self._buffer))
 
 
@@ -214,11 +222,9 @@ class TlsEndpoint:
         except (OSError, asyncio.TimeoutError) as error:
             # What waits is dropped: the roles send again or give up, each in its own time.
             self.counters["connect_failed"] += 1
-            if isinstance(error, ssl.SSLCertVerificationError):
+            if _is_about_certificates(error):
                 self.counters["certificate_rejected"] += 1
-            self.counters["send_dropped"] += len(link.waiting)
-            link.waiting.clear()
-            link.waiting_octets = 0
+            self._drop_waiting(link)
             log.warning("no connection to %s (%s port %d): %s", router.name, router.address, router.port, error)
         else:
             self.counters["connected"] += 1
@@ -243,8 +249,7 @@ class TlsEndpoint:
                 plain, connection, self._server_context, server_side=True, ssl_handshake_timeout=CONNECT_TIMEOUT
             )
         except (OSError, asyncio.TimeoutError) as error:
-            rejected = isinstance(error, ssl.SSLError)
-            self.counters["certificate_rejected" if rejected else "handshake_failed"] += 1
+            self.counters["certificate_rejected" if _is_about_certificates(error) else "handshake_failed"] += 1
             log.warning("TLS with %s failed: %s", source, error)
             return
         finally:
@@ -265,7 +270,14 @@ class TlsEndpoint:
         self._attach(link, connection)
         connection.data_received(b"")  # what came before we knew who it is
 
+    def _drop_waiting(self, link: _Link) -> None:
+        self.counters["send_dropped"] += len(link.waiting)
+        link.waiting.clear()
+        link.waiting_octets = 0
+
     def _attach(self, link: _Link, connection: _Connection) -> None:
+        if connection.is_lost:  # before we came to know that it stands: the other side refused us
+            return self._drop_waiting(link)
         link.connection = connection
         self._connections.add(connection)
         while link.waiting:

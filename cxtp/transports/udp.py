@@ -45,6 +45,7 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         self._receiver = receiver
         self._transport: asyncio.DatagramTransport | None = None
         self._closed = asyncio.Event()
+        self._is_full = False
         self.maximum_message = MAXIMUM_DATAGRAM[listen[0].version]
         self.counters: Counter[str] = Counter()
 
@@ -69,11 +70,13 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         return ip_address(host), port
 
     def send(self, octets: bytes, peer: Peer) -> None:
-        """One datagram; the kernel's buffer is the only queue."""
+        """One datagram.  The kernel's buffer is the queue, and asyncio's few datagrams behind it."""
         if self._transport is None or self._transport.is_closing():
             self.counters["send_after_close"] += 1
         elif len(octets) > self.maximum_message:
             self.counters["send_too_large"] += 1
+        elif self._is_full:
+            self.counters["send_queue_full"] += 1
         else:
             self._transport.sendto(octets, (str(peer.address), peer.port))
             self.counters["sent"] += 1
@@ -97,6 +100,14 @@ class UdpEndpoint(asyncio.DatagramProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         self._closed.set()
+
+    def pause_writing(self) -> None:
+        """The kernel takes no more for now."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._is_full = False
 
     def error_received(self, exc: Exception) -> None:
         """An ICMP error for something sent: retransmission is the roles' matter, here it is only counted."""

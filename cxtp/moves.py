@@ -1,0 +1,57 @@
+"""How a move ends: a report, or one of three refusals that say where the session is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .constants import StatusCode
+from .errors import CxtpError
+from .messages import ContextStatus, IPAddress
+
+
+class MoveRefused(CxtpError):
+    """The new router does not take the session; it stays here.  ``statuses`` are the CTDR's."""
+
+    def __init__(self, mn_address: IPAddress, router: str, statuses: Iterable[ContextStatus]) -> None:
+        self.statuses = tuple(statuses)
+        names = ", ".join(_status_name(s) for s in self.statuses) or "no reason given"
+        super().__init__(f"{router} refused {mn_address}: {names}; the session stays here")
+
+
+class MoveOvertaken(CxtpError):
+    """The new router knows a later owner, and an earlier answer may have been lost: it may have had the session and
+    passed it on.  It stays frozen here, out of use."""
+
+    def __init__(self, mn_address: IPAddress, router: str) -> None:
+        super().__init__(
+            f"{router} knows a later owner of {mn_address}, and may have had it from here: it stays frozen here; "
+            "once another node is seen to have it, forget it here (cxtp node forget --frozen)"
+        )
+
+
+class MoveUnconfirmed(CxtpError):
+    """No answer: the new router may have the session or not.  It stays frozen here until the router answers."""
+
+    def __init__(self, mn_address: IPAddress, router: str) -> None:
+        super().__init__(
+            f"{router} did not answer for {mn_address}: the session stays frozen here, "
+            "since it may be in use there; move it to the same router again once that is back"
+        )
+
+
+def _status_name(status: ContextStatus) -> str:
+    known = status.status in StatusCode._value2member_map_
+    name = StatusCode(status.status).name if known else f"status {status.status:#04x}"
+    return f"{name} (context type {status.feature_profile_type:#06x})"
+
+
+@dataclass(frozen=True)
+class MoveReport:
+    """A confirmed move: how many contexts and octets of CXTP messages, and how long it took."""
+
+    mn_address: IPAddress
+    router: str
+    contexts: int
+    octets: int
+    milliseconds: float

@@ -1,0 +1,363 @@
+"""Who owns what: each change on disk before it is told, one after the other, and undone where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from node_helpers import MN, opaque, owned, recorded_contexts, without_parameter
+
+from cxtp.constants import StatusCode
+from cxtp.errors import LocalError, RemoteError, StoreError, StoreFull, UnsupportedAlgorithm
+from cxtp.messages import EncodedContext
+from cxtp.roles.events import ContextsReceived, Peer
+from cxtp.sessions import Sessions
+from cxtp.store.records import SessionRecord, SessionState
+from cxtp.store.sealing import StoreKey
+from cxtp.store.sqlite import SqliteStore
+
+OTHER = ip_address("192.0.2.200")
+PEER = Peer(ip_address("127.0.0.2"), 5091, name="a", is_router=True)
+
+
+class Kernel:
+    """A sink that remembers; ``refuses`` is raised where something is installed."""
+
+    def __init__(self, refuses: Exception | None = None) -> None:
+        self.installed: list[SessionRecord] = []
+        self.refuses = refuses
+
+    async def install(self, record: SessionRecord) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.installed.append(record)
+
+    async def remove(self, record: SessionRecord) -> None:
+        self.installed = [other for other in self.installed if other.mn_address != record.mn_address]
+
+
+def open_store(directory: Path) -> SqliteStore:
+    key_file = directory / "key"
+    key = StoreKey.load(key_file) if key_file.exists() else StoreKey.create(key_file)
+    return SqliteStore.open(directory / "sessions.db", key)
+
+
+@asynccontextmanager
+async def sessions(directory: Path, *sinks: Kernel) -> AsyncIterator[Sessions]:
+    with open_store(directory) as store:
+        opened = Sessions(store, lambda: 7.0, sinks)
+        opened.open()
+        yield opened
+        await opened.close()
+
+
+def received(
+    generation: int | None = 2,
+    transfer_id: int | None = 77,
+    *,
+    contexts: tuple[EncodedContext, ...] | None = None,
+    predictive: bool = False,
+    activate: bool | None = None,
+) -> ContextsReceived:
+    return ContextsReceived(
+        MN,
+        recorded_contexts() if contexts is None else contexts,
+        generation,
+        transfer_id,
+        predictive=predictive,
+        activate=not predictive if activate is None else activate,
+        peer=PEER,
+    )
+
+
+class Disk:
+    """Puts from the ``first``-th on fail."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, first: int = 1) -> None:
+        true_put, self.puts = SqliteStore.put_many, 0
+
+        def put_many(store: SqliteStore, records: list[SessionRecord]) -> None:
+            self.puts += 1
+            if self.puts >= first:
+                raise StoreFull("disk full")
+            true_put(store, records)
+
+        patch.setattr(SqliteStore, "put_many", put_many)
+
+
+def known(current: Sessions) -> tuple[SessionState, int]:
+    record = current.get(MN)
+    assert record is not None
+    return record.state, record.generation
+
+
+# --- leaving --------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_out_of_use_before_it_is_frozen_on_disk_and_back_where_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        kernel = Kernel()
+        async with sessions(tmp_path, kernel) as current:
+            record = await current.load(MN, recorded_contexts())
+            kernel.installed = [record]
+            with monkeypatch.context() as patch:
+                Disk(patch)
+                with pytest.raises(StoreFull):
+                    await current.freeze(MN, "b")
+            assert kernel.installed == [record]
+            assert known(current) == (SessionState.OWNED, 1)
+            frozen = await current.freeze(MN, "b")
+            assert (frozen.state, frozen.generation, frozen.peer) == (SessionState.FROZEN, 2, "b")
+            assert current.get(MN) == frozen
+            assert kernel.installed == []
+
+    asyncio.run(main())
+
+
+def test_what_is_not_owned_can_not_be_frozen(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sessions(tmp_path) as current:
+            with pytest.raises(LocalError, match="does not own"):
+                await current.freeze(MN, "b")
+            await current.load(MN, recorded_contexts())
+            # Two at once: a mobile node's request and an operator's move.
+            outcomes = await asyncio.gather(
+                current.freeze(MN, "b"), current.freeze(MN, "c"), return_exceptions=True
+            )
+            assert [type(outcome) for outcome in outcomes] == [SessionRecord, LocalError]
+            assert known(current) == (SessionState.FROZEN, 2)
+
+    asyncio.run(main())
+
+
+def test_only_the_answer_to_this_transfer_ends_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        kernel = Kernel()
+        async with sessions(tmp_path, kernel) as current:
+            await current.load(MN, recorded_contexts())
+            frozen = await current.freeze(MN, "b")
+            stray = replace(frozen, transfer_id=(frozen.transfer_id or 0) ^ 1)
+            assert current.transferred(MN, stray.transfer_id) is None
+            assert current.transferred(MN, None) is None
+            assert current.counters["answers_for_no_transfer"] == 2
+            await current.release(stray)
+            await current.reclaim(stray)
+            assert current.get(MN) == frozen
+            await current.reclaim(frozen)
+            assert known(current) == (SessionState.OWNED, 2)
+            assert [record.mn_address for record in kernel.installed] == [MN]
+            again = await current.freeze(MN, "b")
+            await current.release(again)
+            record = current.get(MN)
+            assert record is not None
+            assert (record.state, record.generation, record.contexts) == (SessionState.RELEASED, 3, ())
+
+    asyncio.run(main())
+
+
+def test_loading_and_forgetting(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sessions(tmp_path) as current:
+            with pytest.raises(LocalError, match="nothing is known"):
+                await current.forget(MN)
+            await current.load(MN, recorded_contexts())
+            with pytest.raises(LocalError, match="already"):
+                await current.load(MN, recorded_contexts())
+            with pytest.raises(RemoteError, match="in use here by"):
+                await current.load(OTHER, recorded_contexts())
+            await current.freeze(MN, "b")
+            with pytest.raises(LocalError, match="may be at b"):
+                await current.forget(MN)
+            await current.forget(MN, frozen=True)
+            assert known(current) == (SessionState.RELEASED, 2)
+            await current.load(OTHER, recorded_contexts())  # its SPIs are free
+            with pytest.raises(RemoteError, match="SPI"):
+                await current.load(MN, recorded_contexts())
+
+    asyncio.run(main())
+
+
+# --- arriving -------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_transfer_once_more_succeeds_and_changes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        kernel = Kernel()
+        async with sessions(tmp_path, kernel) as current:
+            for _ in range(2):
+                verdict = await current.receive(received())
+                assert verdict.accepted
+                assert known(current) == (SessionState.OWNED, 2)
+            assert len(kernel.installed) == 1
+
+    asyncio.run(main())
+
+
+def test_what_was_sent_ahead_and_activated_is_had(tmp_path: Path) -> None:
+    """The previous router asks late: that its generation is lower by one is our own counting."""
+
+    async def main() -> None:
+        async with sessions(tmp_path) as current:
+            assert (await current.receive(received(predictive=True))).accepted
+            assert known(current) == (SessionState.STANDBY, 2)
+            assert await current.activate(MN, 78) is StatusCode.NO_SUCH_CONTEXT
+            assert await current.activate(MN, 77) is StatusCode.SUCCESS
+            assert known(current) == (SessionState.OWNED, 3)
+            assert (await current.receive(received(predictive=True))).accepted
+            assert (await current.receive(received())).accepted
+            assert known(current) == (SessionState.OWNED, 3)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("state", list(SessionState))
+def test_an_older_transfer_installs_nothing(tmp_path: Path, state: SessionState) -> None:
+    async def main() -> None:
+        with open_store(tmp_path) as store:
+            store.put(owned(MN, recorded_contexts(), state=state, generation=5, transfer_id=1))
+        async with sessions(tmp_path) as current:
+            before = current.get(MN)
+            verdict = await current.receive(received(4))
+            assert [s.status for s in verdict.statuses] == [StatusCode.STALE]
+            assert not verdict.accepted
+            assert current.get(MN) == before
+
+    asyncio.run(main())
+
+
+def test_a_refusal_uses_the_generation_up_across_a_restart(tmp_path: Path) -> None:
+    async def main() -> None:
+        bad = (without_parameter(recorded_contexts()[0], 4), *recorded_contexts()[1:])
+        async with sessions(tmp_path) as current:
+            verdict = await current.receive(received(contexts=bad))
+            assert not verdict.accepted
+            assert verdict.statuses[0].status == StatusCode.MANDATORY_PARAMETER_MISSING
+        async with sessions(tmp_path) as current:
+            assert known(current) == (SessionState.RELEASED, 2)
+            assert not (await current.receive(received())).accepted  # the same transfer, mended
+            assert (await current.receive(received(3))).accepted
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (LocalError("no"), StatusCode.INSTALL_FAILED),
+        (UnsupportedAlgorithm("ENCR", 99), StatusCode.UNSUPPORTED_ALGORITHM),
+    ],
+)
+def test_what_can_not_be_installed_is_given_back_on_disk(tmp_path: Path, error: Exception, status: StatusCode) -> None:
+    async def main() -> None:
+        first, second = Kernel(), Kernel(error)
+        async with sessions(tmp_path, first, second) as current:
+            verdict = await current.receive(received())
+            assert (verdict.accepted, [s.status for s in verdict.statuses]) == (False, [status])
+            assert known(current) == (SessionState.RELEASED, 2)
+            assert first.installed == []  # in all sinks or in none
+            await current.load(OTHER, recorded_contexts())  # its SPIs are free
+
+    asyncio.run(main())
+
+
+def test_a_frozen_session_that_comes_back_and_can_not_be_installed_stays_frozen(tmp_path: Path) -> None:
+    """S=0 is only true once the disk does not say OWNED any more."""
+
+    async def main() -> None:
+        kernel = Kernel()
+        async with sessions(tmp_path, kernel) as current:
+            await current.load(MN, recorded_contexts())
+            frozen = await current.freeze(MN, "a")
+            kernel.refuses = LocalError("no")
+            verdict = await current.receive(received(frozen.generation + 1))
+            assert not verdict.accepted
+            assert known(current) == (SessionState.FROZEN, frozen.generation + 1)
+            with pytest.raises(RemoteError, match="SPI"):
+                await current.load(OTHER, recorded_contexts())
+
+    asyncio.run(main())
+
+
+def test_a_refusal_that_can_not_be_written_down_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OWNED is on disk, nothing can be installed, and that can't be told the disk: it is ours, and says what failed."""
+
+    async def main() -> None:
+        async with sessions(tmp_path, Kernel(LocalError("no"))) as current:
+            with monkeypatch.context() as patch:
+                disk = Disk(patch, first=2)
+                verdict = await current.receive(received())
+                assert disk.puts == 2
+            assert (verdict.accepted, [s.status for s in verdict.statuses]) == (True, [StatusCode.INSTALL_FAILED])
+            assert known(current) == (SessionState.OWNED, 2)
+
+    asyncio.run(main())
+
+
+def test_a_full_disk_refuses_and_frees_what_was_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with sessions(tmp_path) as current:
+            with monkeypatch.context() as patch:
+                Disk(patch)
+                verdict = await current.receive(received())
+            assert [s.status for s in verdict.statuses] == [StatusCode.STORE_FAILED]
+            assert not verdict.accepted
+            assert current.get(MN) is None
+            assert current.counters["store_failed"] == 2  # the session, and its refusal
+            await current.load(OTHER, recorded_contexts())
+
+    asyncio.run(main())
+
+
+def test_two_sessions_with_one_spi_that_arrive_together(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sessions(tmp_path) as current:
+            verdicts = await asyncio.gather(
+                current.receive(received()), current.receive(replace(received(transfer_id=78), mn_address=OTHER))
+            )
+            assert [verdict.accepted for verdict in verdicts] == [True, False]
+            assert [s.status for s in verdicts[1].statuses] == [StatusCode.SPI_COLLISION]
+
+    asyncio.run(main())
+
+
+def test_a_router_without_manifests(tmp_path: Path) -> None:
+    """No generation, no transfer identifier: taken where nothing is in use here, counted on from what is known."""
+
+    async def main() -> None:
+        async with sessions(tmp_path) as current:
+            assert (await current.receive(received(None, None))).accepted
+            assert known(current) == (SessionState.OWNED, 1)
+            assert not (await current.receive(received(None, None))).accepted  # it may be anything
+            await current.forget(MN)
+            assert (await current.receive(received(None, None))).accepted
+            assert known(current) == (SessionState.OWNED, 2)
+
+    asyncio.run(main())
+
+
+# --- opening --------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_record_does_not_keep_the_others_from_being_served(tmp_path: Path) -> None:
+    async def main() -> None:
+        with open_store(tmp_path) as store:
+            store.put_many([owned(OTHER, (opaque(50),)), owned(MN, recorded_contexts(), state=SessionState.FROZEN)])
+            assert store._connection is not None
+            store._connection.execute("UPDATE sessions SET peer = 'mallory' WHERE mn_address = ?", (OTHER.packed,))
+        with open_store(tmp_path) as store:
+            current = Sessions(store, lambda: 7.0)
+            frozen, standby = current.open()
+            assert ([record.mn_address for record in frozen], standby) == ([MN], [])
+            assert current.counters["damaged_records"] == 1
+            with pytest.raises(StoreError):
+                current.get(OTHER)
+            await current.close()
+
+    asyncio.run(main())
