@@ -1,14 +1,16 @@
-"""``bench/run [--quick] [NAME ...]``: messages contexts keys negotiation transfers."""
+"""``bench/run [--quick] [--json] [NAME ...]``: messages contexts keys negotiation transfers memory."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from collections.abc import Callable
 
 from . import codec, key_derivation
 from .harness import Report
+from .memory import memory
 from .transfers import transfers
 
 
@@ -17,7 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="these alone")
     parser.add_argument("--quick", action="store_true", help="little time for each: shows that they run")
-    parser.add_argument("--sessions", type=int, help="sessions of the transfer benchmark")
+    parser.add_argument("--json", action="store_true", help="one object on standard output, times in microseconds")
+    parser.add_argument("--sessions", type=int, help="sessions of the transfer and memory benchmarks")
     arguments = parser.parse_args()
     seconds = 0.05 if arguments.quick else 1.0
     count = arguments.sessions or (20 if arguments.quick else 2000)
@@ -27,11 +30,17 @@ def main() -> None:
         "keys": lambda: key_derivation.derivation(seconds),
         "negotiation": lambda: key_derivation.negotiation(seconds),
         "transfers": lambda: transfers(count),
+        "memory": lambda: memory(count),
     }
     unknown = set(arguments.names) - set(benchmarks)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(benchmarks)}")
-    print(f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}")
+    machine = f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}"
+    if arguments.json:
+        results = {name: benchmarks[name]().plain() for name in arguments.names or benchmarks}
+        print(json.dumps({"machine": machine, "benchmarks": results}, indent=1))
+        return
+    print(machine)
     for name in arguments.names or benchmarks:
         benchmarks[name]().show()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 from unittest.mock import patch
 
 from contexts.base import decode, encode
+from contexts.ikev2 import IkeSaContext
+from contexts.ipsec import IpsecSaContext
 from contexts.key_cases import with_key_case
 from contexts.multicast_listener import MulticastListenerContext
 from cxtp import wire
@@ -27,6 +29,7 @@ from cxtp.messages import (
     PredictiveContextTransferData,
 )
 
+from . import floor_contexts
 from .harness import Report
 from .samples import recorded_contexts
 
@@ -194,26 +197,15 @@ def messages(seconds: float) -> Report:
 # --- contexts ---------------------------------------------------------------------------------------------------
 
 
-def floor_walk(encoded: EncodedContext) -> list[tuple[int, bytes]]:
-    """Cut a context into its parameters; decodes none of their values."""
-    _, _, count, _ = struct.unpack_from(">BBHI", encoded.data)
-    offset, found = 8, []
-    for _ in range(count):
-        head, length = struct.unpack_from(">HH", encoded.data, offset)
-        found.append((head, encoded.data[offset + 4 : offset + 4 + length]))
-        offset += 4 + length
-    return found
-
-
-def floor_join(parameters: list[tuple[int, bytes]]) -> bytes:
-    """Put parameters that are octets already behind their headers."""
-    body = b"".join(struct.pack(">HH", head, len(value)) + value for head, value in parameters)
-    return struct.pack(">BBHI", 1, 0, len(parameters), 8 + len(body)) + body
+_FLOORS: dict[type, tuple[Callable[[EncodedContext], object], Callable[[Any], EncodedContext]]] = {
+    IkeSaContext: (floor_contexts.decode_ike_sa, floor_contexts.encode_ike_sa),
+    IpsecSaContext: (floor_contexts.decode_ipsec_sa, floor_contexts.encode_ipsec_sa),
+}
 
 
 def contexts(seconds: float) -> Report:
     """Every context type, IKE_SA in each key case."""
-    report = Report("Contexts: decode and encode (floor: parameters cut and joined by hand, values left as octets)")
+    report = Report("Contexts: decode and encode (floor: the same values and octets, by hand)")
     given = recorded_contexts("rekey-ike-child")
     samples: dict[str, Any] = {}
     for case in (1, 2, 3):
@@ -222,16 +214,16 @@ def contexts(seconds: float) -> Report:
         samples[f"IPsec_SA case {case}"] = converted[-1]
     for name, context in samples.items():
         encoded = encode(context)
-        cut = floor_walk(encoded)
-        if floor_join(cut) != encoded.data:
+        floor_decode, floor_encode = _FLOORS[type(context)]
+        if floor_encode(context) != encoded or floor_decode(encoded) != context:
             raise SystemExit(f"the floor does not do the same as the product for {name}")
         variants: dict[str, Callable[[], object]] = {
-            "struct by hand": lambda encoded=encoded: floor_walk(encoded),
+            "struct by hand": lambda encoded=encoded, call=floor_decode: call(encoded),
             "interpreted (ours)": lambda encoded=encoded: decode(encoded),
         }
         report.compare(f"{name} decode", variants, floor="struct by hand", seconds=seconds)
         variants = {
-            "struct by hand": lambda cut=cut: floor_join(cut),
+            "struct by hand": lambda context=context, call=floor_encode: call(context),
             "interpreted (ours)": lambda context=context: encode(context),
         }
         report.compare(f"{name} encode", variants, floor="struct by hand", seconds=seconds)
@@ -240,7 +232,9 @@ def contexts(seconds: float) -> Report:
     report.compare(
         "multicast listener decode",
         {
-            "struct by hand": lambda: struct.unpack_from(">8s16s", encoded.data),
+            "struct by hand": lambda: MulticastListenerContext(
+                subnet_prefix=encoded.data[:8], group=IPv6Address(encoded.data[8:24])
+            ),
             "interpreted (ours)": lambda: decode(encoded),
         },
         floor="struct by hand",

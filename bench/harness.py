@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -24,6 +25,15 @@ class Report:
             median = statistics.median(values)
             ratio = None if variant == floor else median / base
             self.rows.append((f"{name}, {variant}", median * 1e6, min(values) * 1e6, max(values) * 1e6, ratio))
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: each row's name, microseconds and ratio (None: the floor itself)."""
+        names = ("name", "median", "minimum", "maximum", "ratio")
+        return {
+            "title": self.title,
+            "rows": [dict(zip(names, row, strict=True)) for row in self.rows],
+            "notes": self.notes,
+        }
 
     def show(self) -> None:
         """A table on standard output."""

@@ -17,6 +17,7 @@ from cxtp.pki import create_authority, create_node_certificate, node_paths
 from cxtp.transports.tls import tls_context
 
 from .harness import Report, percentile
+from .key_derivation import asymmetric_work
 from .samples import clones
 
 AT_ONCE = 64
@@ -26,7 +27,7 @@ MESSAGE = 840
 """Octets of the CTD of one such session."""
 
 
-async def _move_all(control: Path, addresses: list[str], at_once: int) -> tuple[float, list[float]]:
+async def move_all(control: Path, addresses: list[str], at_once: int) -> tuple[float, list[float]]:
     """Seconds for all, and each one's latency as its node measured it, in milliseconds."""
     waiting = list(reversed(addresses))
     latencies: list[float] = []
@@ -42,7 +43,7 @@ async def _move_all(control: Path, addresses: list[str], at_once: int) -> tuple[
     return time.perf_counter() - started, latencies
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
     """Resident memory of a process in octets."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -55,7 +56,8 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100.0
 
 
-async def _two_processes(transport: str, count: int, report: Report) -> None:
+async def _two_processes(transport: str, count: int, report: Report) -> float:
+    """CPU seconds of both nodes per transfer."""
     with tempfile.TemporaryDirectory(prefix="cxtp-bench-") as name:
         directory = Path(name)
         sessions = list(clones(count))
@@ -65,31 +67,27 @@ async def _two_processes(transport: str, count: int, report: Report) -> None:
         one_by_one = max(5, count // 20)
         async with two_nodes(directory, transport) as (node_a, node_b):
             pids = [int((await node.ask("status"))["pid"]) for node in (node_a, node_b)]
-            before = _resident(pids[0])
             await node_a.ask("import", file=str(file))
-            grown = _resident(pids[0]) - before
             control = directory / NODES[0] / "control.sock"
-            _, alone = await _move_all(control, addresses[:one_by_one], 1)
+            _, alone = await move_all(control, addresses[:one_by_one], 1)
             cpu = sum(map(_cpu, pids))
-            seconds, latencies = await _move_all(control, addresses[one_by_one:], AT_ONCE)
+            seconds, latencies = await move_all(control, addresses[one_by_one:], AT_ONCE)
             cpu = sum(map(_cpu, pids)) - cpu
             moved = len(latencies)
             commits = (await node_b.ask("status"))["commits"]
-        octets = sum(len(context.data) for session in sessions for context in session.encoded()) / count
     report.notes += [
         f"{transport}: {moved / seconds:.0f} transfers/s, {AT_ONCE} at once; latency of one p50 "
         f"{percentile(latencies, 0.5):.1f} ms, p99 {percentile(latencies, 0.99):.1f} ms; "
         f"CPU of both nodes {cpu / moved * 1000:.2f} ms each",
         f"{transport}: one at a time: p50 {percentile(alone, 0.5):.1f} ms, p99 {percentile(alone, 0.99):.1f} ms; "
         f"{commits} commits at the new router for {count} sessions",
-        f"{transport}: memory of a node per session loaded: {grown / count:.0f} octets "
-        f"({octets:.0f} octets of contexts, ratio {grown / count / octets:.1f}); the contexts rest in the store",
     ]
     floor = await _floor_echo(transport, moved)
     report.notes.append(
         f"{transport}: floor: {floor:.0f} echoes/s of {MESSAGE} octets by two asyncio ends in one process, "
         f"no store, no protocol: {floor / (moved / seconds):.1f} times a transfer's rate"
     )
+    return cpu / moved
 
 
 async def _floor_echo(transport: str, count: int) -> float:
@@ -178,10 +176,15 @@ def _commit_floor(count: int) -> float:
 def transfers(count: int) -> Report:
     """``count`` sessions each over UDP and TLS."""
     report = Report(f"Transfers: {count} sessions between two processes, stores on, each confirmed")
-    for transport in ("udp", "tls"):
-        asyncio.run(_two_processes(transport, count, report))
+    cpu = {transport: asyncio.run(_two_processes(transport, count, report)) for transport in ("udp", "tls")}
     commits = _commit_floor(min(count, 500))
     report.notes.append(
         f"floor: {commits:.0f} durable SQLite commits/s of one such record; a transfer needs three records on disk"
     )
+    anew = {name: 2 * cost for name, cost in asymmetric_work(0.2).items()}
+    for transport, seconds in cpu.items():
+        ratios = ", ".join(f"{seconds / cost:.1f} ({name}: {cost * 1000:.2f} ms)" for name, cost in anew.items())
+        report.notes.append(
+            f"{transport}: CPU of one transfer to the asymmetric work of negotiating anew, both ends: {ratios}"
+        )
     return report

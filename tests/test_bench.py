@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parent.parent
         ("contexts", "IKE_SA case 3 decode, interpreted (ours)"),
         ("keys", "case 1, private key"),
         ("negotiation", "Curve25519, ECDSA"),
-        ("transfers", "transfers/s"),
+        ("transfers", "CPU of one transfer to the asymmetric work of negotiating"),
+        ("memory", "held after a restart"),
     ],
 )
 def test_benchmark_runs(name: str, expected: str) -> None:
@@ -27,3 +29,13 @@ def test_benchmark_runs(name: str, expected: str) -> None:
     assert result.returncode == 0, result.stderr
     assert expected in result.stdout
     assert "floor" in result.stdout
+
+
+def test_results_as_json() -> None:
+    command = [sys.executable, "-m", "bench", "--quick", "--json", "negotiation"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["benchmarks"]["negotiation"]["rows"]
+    floors = [row["name"] for row in rows if row["ratio"] is None]
+    assert floors == ["asymmetric, SK_* from shared secret"]
+    assert len(rows) == 4
