@@ -56,12 +56,13 @@ class SessionResult:
 
 @dataclass(frozen=True)
 class TraceResult:
-    """A trace's sessions; ``problem`` says why there are none, or what of it could not be moved."""
+    """A trace's sessions; ``problem`` says why there are none; ``withheld`` which SAs of the export did not move."""
 
     trace: str
     sessions: tuple[SessionResult, ...] = ()
     problem: str = ""
     reports: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -125,7 +126,7 @@ async def _run_trace(trace: Path, node_a: ControlClient, node_b: ControlClient, 
     except CommandFailed as error:
         return TraceResult(trace.name, problem=str(error))
     problem = "" if sessions else "the export holds no established session"
-    return TraceResult(trace.name, tuple(sessions), problem, tuple(loaded["reports"]))
+    return TraceResult(trace.name, tuple(sessions), problem, tuple(loaded["reports"]), tuple(loaded["withheld"]))
 
 
 async def _prove(trace: Path, node: ControlClient, mn_address: str, moved: dict[str, Any]) -> SessionResult:

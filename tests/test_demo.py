@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cxtp.adapters.capture import udp_datagrams
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
 NAMES = sorted(path.parent.name for path in TRACES.glob("*/outer.pcap"))
@@ -85,6 +88,28 @@ def test_a_packet_that_was_changed_is_not_opened(tmp_path: Path) -> None:
     assert answer["ok"] is False
     assert row["ike_opened"] + row["esp_opened"] == row["ike_seen"] + row["esp_seen"] - 1
     assert "packet " in result.stderr
+
+
+def test_what_is_left_out_is_said_though_all_else_was_opened(tmp_path: Path) -> None:
+    """As an export with one more client looks whose authentication failed: an IKE_ADD, and no IKE_UPDATE ever."""
+    trace = copy_of(tmp_path, "k-raw-gcm")
+    add = next(d for d in udp_datagrams(trace / "ha.pcap", 4510) if d.payload[1] == 1)  # IKE_ADD
+    spi = add.payload.index(bytes.fromhex("0102")) + 2  # IKE_ID: attribute 1, IKE version 2, SPI of the initiator
+    other = add.payload[:spi] + bytes(8 * [0xAB]) + add.payload[spi + 8 :]
+    with (trace / "ha.pcap").open("ab") as capture:
+        capture.write(pcap_record(other))
+    result = cxtp("demo", "--trace", trace, "--transport", "udp", "--json")
+    assert result.returncode == 0
+    assert len(json.loads(result.stdout)["sessions"]) == 1
+    assert "left out: IKE_SA abababababababab" in result.stderr
+
+
+def pcap_record(payload: bytes) -> bytes:
+    """A pcap record (little-endian, Ethernet) of a datagram on loopback to UDP port 4510."""
+    udp = struct.pack("!HHHH", 4510, 4510, 8 + len(payload), 0) + payload
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, bytes(4), bytes(4)) + udp
+    frame = bytes(12) + b"\x08\x00" + ip
+    return struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame
 
 
 def test_keys_json_only_compares(tmp_path: Path) -> None:

@@ -684,6 +684,37 @@ def test_a_child_whose_keys_nobody_can_make_is_withheld() -> None:
     assert (report.kind, report.inbound_spi) == (HaReportKind.UNSUPPORTED, 0x100)
 
 
+def test_a_child_whose_keys_depend_on_a_ppk_is_withheld() -> None:
+    """RFC 8784: the SECRET of the first IKE_SA does not give its SK_d; what it made would be wrong keys.  The
+    IKE_SA that it was rekeyed into moves, for OLD_SKD is the true one, and so do the CHILD_SAs made under it."""
+    messages = [
+        daemon.ike_add(1),
+        daemon.ike_update(1, (Attribute.CONDITIONS, 0x6000)),
+        daemon.child_add(1, 0x100),
+        daemon.ike_add(2, rekeys=1),
+        daemon.child_add(2, 0x200),
+    ]
+    for more in ([], [daemon.say(HaMessageType.IKE_DELETE, 1)]):
+        tracker = tracked([*messages, *more], keep_deleted=not more)
+        (session,) = tracker.sessions()
+        assert [ike.spis for ike in ike_sas(session)] == [spis_of(2)]
+        assert [child.inbound_spi for child in ipsec_sas(session)] == [0x200]
+        report = tracker.withheld()[-1]
+        assert (report.kind, report.ike_spis, report.inbound_spi) == (HaReportKind.UNSUPPORTED, spis_of(2), 0x100)
+        assert "PPK" in report.detail
+
+
+def test_a_mobike_move_shows_with_the_next_rekey() -> None:
+    """k-mobike: README.txt tells the addresses; no message tells of the move itself."""
+    messages = recorded("k-mobike")
+    adds = [n for n, message in enumerate(messages) if message.type is HaMessageType.IKE_ADD]
+    (before,) = tracked(messages[: adds[1]], keep_deleted=True).sessions()
+    assert before.mn_address == ip_address("192.0.2.100")
+    (after,) = tracked(messages, keep_deleted=True).sessions()
+    assert after.mn_address == ip_address("192.0.2.150")
+    assert [str(ike.remote_host.address) for ike in ike_sas(after)] == ["192.0.2.100", "192.0.2.150"]
+
+
 def test_oddities_are_reported_with_their_sa() -> None:
     other_keys = (*daemon.ike_add(1).attributes[:7], *daemon.ike_add(8).attributes[7:])
     tracker = tracked(

@@ -117,6 +117,8 @@ def _explain(results: Sequence[TraceResult]) -> None:
     for result in results:
         if result.problem:
             print(f"{result.trace}: {result.problem}", file=sys.stderr)
+        for line in result.withheld:
+            print(f"{result.trace}: left out: {line}", file=sys.stderr)
         if not result.ok:
             for line in (*result.reports, *(f for session in result.sessions for f in session.failures)):
                 print(f"{result.trace}: {line}", file=sys.stderr)

@@ -71,9 +71,14 @@ def why_not_exported(record: IkeRecord) -> tuple[HaReportKind, str] | None:
         missing.append("connection name")
     if missing:
         return HaReportKind.NOT_ESTABLISHED, f"no IKE_UPDATE told its {', '.join(missing)}"
-    if record.conditions & Condition.PPK and record.rekeyed_from is None:
+    if _depends_on_ppk(record):
         return HaReportKind.UNSUPPORTED, "its SK_d depends on a post-quantum preshared key (RFC 8784)"
     return None
+
+
+def _depends_on_ppk(record: IkeRecord) -> bool:
+    """SK_d is not what SECRET gives; a rekeyed IKE_SA's is, as OLD_SKD has the key in it."""
+    return bool(record.conditions & Condition.PPK) and record.rekeyed_from is None
 
 
 def _told(value: _Told | None) -> _Told:
@@ -256,10 +261,14 @@ def withheld_children(
     for child in children:
         lacks_source = id(child.owner) in exported and id(child.source) not in exported
         if lacks_source and _child_context(child, 0, False) is None:
-            yield child, "the IKE_SA that made its keys is gone, and its algorithms are not known here"
+            ppk = _depends_on_ppk(child.source)
+            reason = "its keys depend on a PPK (RFC 8784)" if ppk else "its algorithms are not known here"
+            yield child, f"the IKE_SA that made its keys does not move, and {reason}"
 
 
 def _child_context(child: ChildRecord, window: int, source_moves: bool) -> IpsecSaContext | None:
+    if not source_moves and _depends_on_ppk(child.source):
+        return None
     try:
         return ipsec_sa_context(child, window, source_moves=source_moves)
     except RemoteError:  # an algorithm, or a length, from which no keys can be made
