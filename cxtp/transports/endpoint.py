@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Protocol
+from typing import Protocol, Union
 
 from ..constants import PORT
 from ..errors import ConfigurationError
@@ -20,6 +20,39 @@ from ..roles.events import Peer
 
 Receiver = Callable[[bytes, Peer], None]
 """Called with each message that arrived and whom it came from."""
+
+@dataclass(frozen=True)
+class AssociationUp:
+    """A connection or association with a router stands."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True)
+class AssociationLost:
+    """It is gone, and with it, maybe, what was under way in either direction.  ``reason`` is for people."""
+
+    peer: Peer
+    reason: str
+
+
+@dataclass(frozen=True)
+class SendFailed:
+    """The transport says that messages to this router were not delivered: ``messages`` of them."""
+
+    peer: Peer
+    reason: str
+    messages: int = 1
+
+
+TransportEvent = Union[AssociationUp, AssociationLost, SendFailed]
+
+EventReceiver = Callable[[TransportEvent], None]
+"""Called with what became of associations.  It decides nothing: the roles ask again whatever was lost."""
+
+
+def no_events(event: TransportEvent) -> None:
+    """For who does not want to know."""
 
 
 _WITH_PORT = re.compile(r"(?:\[(?P<bracketed>[^]]*)\]|(?P<plain>[^:]*)):(?P<port>[0-9]{1,5})")
@@ -71,6 +104,10 @@ class Endpoint(Protocol):
 
     def send(self, octets: bytes, peer: Peer) -> None:
         """Send, or queue, or drop and count; never blocks, never raises for the network's sake."""
+
+    def obstacle(self, peer: Peer) -> str | None:
+        """Why nothing can be carried to or from this peer at present, such as a path without protection; None: it
+        can, for all that is known here."""
 
     async def close(self) -> None:
         """Stop; what is queued may be lost."""

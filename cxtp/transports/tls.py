@@ -178,6 +178,10 @@ class TlsEndpoint:
             if link.connecting is None:
                 link.connecting = self._spawn(self._connect(link))
 
+    def obstacle(self, peer: Peer) -> str | None:
+        """Nothing that is known here."""
+        return None
+
     async def close(self) -> None:
         """Close all connections."""
         if self._server is not None:

@@ -81,6 +81,10 @@ class UdpEndpoint(asyncio.DatagramProtocol):
             self._transport.sendto(octets, (str(peer.address), peer.port))
             self.counters["sent"] += 1
 
+    def obstacle(self, peer: Peer) -> str | None:
+        """Nothing that is known here."""
+        return None
+
     async def close(self) -> None:
         """Close the socket; the port is free on return."""
         if self._transport is not None:
