@@ -49,6 +49,7 @@ class Standing(Enum):
     NEW = "a change of owner that this node has not seen"
     HAD = "the transfer by which this node has the session: its answer was lost"
     STALE = "older than what this node knows"
+    REFUSED = "newer than what this node had, and refused before"
 
 
 def stand(held: SessionRecord | None, generation: int | None, transfer_id: int | None, *, predictive: bool) -> Standing:
@@ -63,7 +64,11 @@ def stand(held: SessionRecord | None, generation: int | None, transfer_id: int |
     if (generation is None or predictive) and held.state in (SessionState.OWNED, SessionState.FROZEN):
         return Standing.STALE
     again = held.state is SessionState.STANDBY and generation == held.generation
-    return Standing.NEW if generation is None or generation > held.generation or again else Standing.STALE
+    if generation is None or again:
+        return Standing.NEW
+    if generation <= held.generation:
+        return Standing.STALE
+    return Standing.REFUSED if generation <= held.refused_generation else Standing.NEW
 
 
 def examine(

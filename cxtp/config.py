@@ -61,6 +61,9 @@ class Limits:
     octets_per_transfer: int = 8 * 1024 * 1024
     """Octets of all contexts of one mobile node."""
 
+    octets_under_way: int = 256 * 1024 * 1024
+    """Octets of all contexts that a new router has received and not yet handed to its node for good."""
+
     message_octets: int = MAXIMUM_MESSAGE
     """Octets of one message that we build or take."""
 

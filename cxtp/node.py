@@ -1,4 +1,4 @@
-"""The node: roles, transport, store and sessions joined; the only reader of clock and randomness.
+"""The node: roles, transports, store and sessions joined; the clock and the randomness come in here.
 
 It turns every input into the roles' five verbs, their events into steps of :mod:`cxtp.sessions`, and decides
 nothing itself.
@@ -17,6 +17,7 @@ from random import SystemRandom
 
 from .config import ProtocolConfig
 from .constants import StatusCode
+from .doubts import Doubts
 from .errors import ConfigurationError, CxtpError, LocalError, StoreError
 from .messages import ContextStatus, IPAddress
 from .moves import MoveOvertaken, MoveRefused, MoveReport, MoveUnconfirmed
@@ -31,6 +32,7 @@ from .roles.events import (
     Event,
     Peer,
     PredictionExpired,
+    Random,
     TokenRefused,
     TransferAborted,
     TransferCancelled,
@@ -40,7 +42,7 @@ from .roles.events import (
 )
 from .roles.new_router import Outcome
 from .roles.router import of_all
-from .sessions import Sessions, Sink
+from .sessions import SEQUENCE_RESERVE, Sessions, Sink
 from .store.records import SessionRecord, SessionState
 from .store.sqlite import SqliteStore
 from .transports.endpoint import Endpoint, Receiver, Router
@@ -61,10 +63,16 @@ class NodeConfig:
     """Seconds until an unconfirmed transfer is asked after; doubles each time."""
     resend_interval_max: float = 60.0
     """Seconds between such questions at the most: they go on until one is answered."""
+    sequence_reserve: int = SEQUENCE_RESERVE
+    """Sequence numbers that an SA may use beyond what is on disk (docs/safety.md, the fence)."""
 
 
 class Node:
-    """One node.  ``make_endpoint`` is called with the receiver of messages and gives the transport."""
+    """One node.  ``make_endpoint`` is called with the receiver of messages and gives the transport between routers;
+    ``make_mobile_endpoint`` likewise that to mobile nodes, where it is another one (RFC 4067, 3.2: ICMP).
+
+    ``clock`` is monotonic, ``wall_clock`` Unix time, both in seconds.
+    """
 
     def __init__(
         self,
@@ -72,14 +80,27 @@ class Node:
         store: SqliteStore,
         make_endpoint: Callable[[Receiver], Endpoint],
         *,
+        make_mobile_endpoint: Callable[[Receiver], Endpoint] | None = None,
         sinks: Iterable[Sink] = (),
+        clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        random: Random | None = None,
         tap: Callable[[bytes, Peer, bool], None] | None = None,
     ) -> None:
         self.config = config
-        self.sessions = Sessions(store, wall_clock, sinks, config.protocol.context_types)
+        random = random or SystemRandom()
+        self.sessions = Sessions(
+            store,
+            wall_clock,
+            sinks,
+            config.protocol.context_types,
+            random=random,
+            sequence_reserve=config.sequence_reserve,
+        )
         self.endpoint = make_endpoint(self._received)
+        self.mobile_endpoint = self.endpoint if make_mobile_endpoint is None else make_mobile_endpoint(self._received)
         self.counters: Counter[str] = Counter()
+        self.clock = clock
         self.wall_clock = wall_clock
         self._tap = tap
         limits = replace(
@@ -97,7 +118,7 @@ class Node:
         }
         self.router = AccessRouter(
             {peer.address: peer for peer in self._peers.values()},
-            SystemRandom(),
+            random,
             self._serves,
             replace(config.protocol, limits=limits),
             outcome_of=self._outcome_of,
@@ -105,8 +126,7 @@ class Node:
         self._moves: dict[IPAddress, asyncio.Future[tuple[ContextStatus, ...]]] = {}
         self._sent_octets: Counter[IPAddress] = Counter()
         self._move_started: dict[IPAddress, float] = {}
-        self._asked_again: Counter[IPAddress] = Counter()
-        self._questions: dict[IPAddress, asyncio.TimerHandle] = {}
+        self._doubts = Doubts(config.resend_interval, config.resend_interval_max, self._ask_again)
         self._slots = asyncio.Semaphore(config.moves_at_once)
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -116,10 +136,9 @@ class Node:
 
     async def start(self) -> None:
         """Index what the store has, listen, and ask again about every transfer whose outcome was unknown."""
-        frozen, standby = self.sessions.open()
-        for record in standby:  # what its mobile node would prove itself with is forgotten
-            await self.sessions.activate(record.mn_address, record.transfer_id)
-        await self.endpoint.start()
+        frozen = await self.sessions.open()
+        for endpoint in self._endpoints:
+            await endpoint.start()
         for record in frozen:
             if record.peer in self._peers:
                 self._send_again(record)
@@ -130,13 +149,17 @@ class Node:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for question in self._questions.values():
-            question.cancel()
+        self._doubts.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.endpoint.close()
+        for endpoint in self._endpoints:
+            await endpoint.close()
         await self.sessions.close()
+
+    @property
+    def _endpoints(self) -> list[Endpoint]:
+        return list(dict.fromkeys((self.endpoint, self.mobile_endpoint)))
 
     # --- what an operator asks for -----------------------------------------------------------------------------------
 
@@ -150,6 +173,9 @@ class Node:
         peer = self._peers.get(router)
         if peer is None:
             raise LocalError(f"no router {router!r} is known; known are: {', '.join(sorted(self._peers)) or 'none'}")
+        obstacle = self.endpoint.obstacle(peer)
+        if obstacle is not None:
+            raise LocalError(f"nothing can be sent to {router}: {obstacle}")
         async with self._slots:
             return await self._move(mn_address, peer)
 
@@ -166,7 +192,7 @@ class Node:
             raise LocalError(
                 f"the session of {mn_address} may be at {record.peer}, which has not answered: move it there again"
             )
-        started = self._move_started[mn_address] = time.monotonic()
+        started = self._move_started[mn_address] = self.clock()
         outcome: asyncio.Future[tuple[ContextStatus, ...]] = asyncio.get_running_loop().create_future()
         self._moves[mn_address] = outcome
         self._sent_octets[mn_address] = 0
@@ -178,7 +204,7 @@ class Node:
                 self._send_again(record)
             self._pump()
             await outcome
-            milliseconds = (time.monotonic() - started) * 1000
+            milliseconds = (self.clock() - started) * 1000
             octets = self._sent_octets[mn_address]
             return MoveReport(mn_address, peer.name, len(record.contexts), octets, milliseconds)
         finally:
@@ -199,7 +225,7 @@ class Node:
             self._peers[record.peer],
             record.contexts,
             record.generation,
-            time.monotonic(),
+            self.clock(),
             transfer_id=record.transfer_id,
         )
 
@@ -209,7 +235,7 @@ class Node:
             self._transfer(record)
         except LocalError:  # it is in the role's cache, unconfirmed or under way
             with suppress(LocalError):
-                self.router.previous.resend(record.mn_address, time.monotonic())
+                self.router.previous.resend(record.mn_address, self.clock())
 
     async def request(self, mn_address: IPAddress, router: str) -> None:
         """Ask another node for a session (RFC 4067, 5.2): a CT-Req with a null token.
@@ -219,12 +245,14 @@ class Node:
         """
         if router not in self._peers:
             raise LocalError(f"no router {router!r} is known")
-        self.router.new.request(mn_address, self._peers[router], time.monotonic())
+        obstacle = self.endpoint.obstacle(self._peers[router])
+        if obstacle is not None:
+            raise LocalError(f"nothing can be sent to {router}: {obstacle}")
+        self.router.new.request(mn_address, self._peers[router], self.clock())
         self._pump()
 
     def _serves(self, mn_address: IPAddress) -> bool:
-        record = self.sessions.readable(mn_address)
-        return record is not None and record.state in (SessionState.OWNED, SessionState.FROZEN)
+        return self.sessions.serves(mn_address)
 
     def _outcome_of(self, peer: Peer, mn_address: IPAddress, transfer_id: int) -> Outcome | None:
         """What the records say of a transfer that the role has forgotten: its answer must stay the same."""
@@ -240,14 +268,14 @@ class Node:
     def _received(self, octets: bytes, peer: Peer) -> None:
         if self._tap is not None:
             self._tap(octets, peer, False)
-        self.router.receive(octets, peer, time.monotonic())
+        self.router.receive(octets, peer, self.clock())
         self._pump()
 
     def _pump(self) -> None:
         """After every input: take events, send what is to be sent, set the timer."""
         if self._closed:
             return
-        now = time.monotonic()
+        now = self.clock()
         while (event := self.router.next_event()) is not None:
             self.counters[type(event).__name__] += 1
             self._handle(event)
@@ -258,18 +286,19 @@ class Node:
             if mn_address in self._sent_octets:
                 self._sent_octets[mn_address] += len(datagram.octets)
             self.counters["octets_sent"] += len(datagram.octets)
-            self.endpoint.send(datagram.octets, datagram.peer)
+            endpoint = self.endpoint if datagram.peer.is_router else self.mobile_endpoint
+            endpoint.send(datagram.octets, datagram.peer)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         deadline = self.router.deadline()
         if deadline is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._on_timer)
+            self._timer = loop.call_later(max(0.0, deadline - self.clock()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.router.handle_timer(time.monotonic())
+        self.router.handle_timer(self.clock())
         self._pump()
 
     # --- events ------------------------------------------------------------------------------------------------------
@@ -291,6 +320,8 @@ class Node:
             self._spawn(self._activate(event))
         elif isinstance(event, TransferAborted):
             log.info("transfer of %s from %s ended with status %#x", event.mn_address, event.peer.name, event.status)
+            if event.transfer_id is not None:
+                self._spawn(self._aborted(event))
         elif isinstance(event, PredictionExpired):
             self._spawn(self._adopt(event))
         else:
@@ -309,7 +340,7 @@ class Node:
 
     async def _confirmed(self, event: TransferConfirmed) -> None:
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
-        self._answered(event.mn_address)
+        self._doubts.answered(event.mn_address)
         if record is not None:
             await self._write_down(record, self.sessions.release)
         self._settle(event.mn_address, event.statuses)
@@ -318,7 +349,7 @@ class Node:
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
         if record is None:
             return self._settle(event.mn_address, _gone(event.mn_address))
-        self._answered(event.mn_address)
+        self._doubts.answered(event.mn_address)
         if any(status.status == StatusCode.STALE for status in event.statuses):
             # It may have had the session from here, its answer lost, and passed it on.
             overtaken = MoveOvertaken(event.mn_address, record.peer)
@@ -334,7 +365,7 @@ class Node:
         except CxtpError as error:
             self._settle(record.mn_address, error)
             if isinstance(error, StoreError) and record.transfer_id is not None:
-                self._ask_later(record.mn_address, record.transfer_id)
+                self._doubts.ask_later(record.mn_address, record.transfer_id)
             raise
 
     def _unconfirmed(self, event: TransferUnconfirmed | CacheExpired) -> None:
@@ -345,34 +376,16 @@ class Node:
             return self._settle(mn_address, _gone(mn_address))
         if isinstance(event, CacheExpired):
             return
-        waited = time.monotonic() - self._move_started.get(mn_address, 0.0)
+        waited = self.clock() - self._move_started.get(mn_address, 0.0)
         if waited >= self.config.protocol.timers.max_handover_time:
             self._settle(mn_address, MoveUnconfirmed(mn_address, record.peer))
-        self._ask_later(mn_address, event.transfer_id)
-
-    def _ask_later(self, mn_address: IPAddress, transfer_id: int) -> None:
-        asked = self._asked_again[mn_address]
-        self._asked_again[mn_address] += 1
-        delay = min(self.config.resend_interval * 2**min(asked, 32), self.config.resend_interval_max)
-        before = self._questions.pop(mn_address, None)
-        if before is not None:
-            before.cancel()
-        loop = asyncio.get_running_loop()
-        self._questions[mn_address] = loop.call_later(delay, self._ask_again, mn_address, transfer_id)
+        self._doubts.ask_later(mn_address, event.transfer_id)
 
     def _ask_again(self, mn_address: IPAddress, transfer_id: int) -> None:
-        del self._questions[mn_address]
         record = self.sessions.transferred(mn_address, transfer_id)
         if record is not None:
             self._send_again(record)
             self._pump()
-
-    def _answered(self, mn_address: IPAddress) -> None:
-        """The doubt is over."""
-        self._asked_again.pop(mn_address, None)
-        question = self._questions.pop(mn_address, None)
-        if question is not None:
-            question.cancel()
 
     def _settle(self, mn_address: IPAddress, outcome: tuple[ContextStatus, ...] | CxtpError) -> None:
         future = self._moves.get(mn_address)
@@ -393,14 +406,14 @@ class Node:
         try:
             record = self.sessions.get(mn_address)
             if record is None or not _may_leave(record, event) or mn_address in self._moves:
-                role.refuse(mn_address, StatusCode.NO_SUCH_CONTEXT, time.monotonic())
-            elif role.authorize(mn_address, key, time.monotonic()):
+                role.refuse(mn_address, StatusCode.NO_SUCH_CONTEXT, self.clock())
+            elif role.authorize(mn_address, key, self.clock()):
                 await self._provide(event, key)
         except CxtpError as error:
             log.warning("%s is not given away: %s", mn_address, error)
             status = StatusCode.STORE_FAILED if isinstance(error, StoreError) else StatusCode.NO_RESOURCES
             with suppress(LocalError):  # the new router cancelled meanwhile
-                role.refuse(mn_address, status, time.monotonic())
+                role.refuse(mn_address, status, self.clock())
         self._pump()
 
     async def _provide(self, event: ContextsRequested | ActivationRequested, key: bytes | None) -> None:
@@ -413,7 +426,7 @@ class Node:
                 record.contexts,
                 record.generation,
                 key,
-                time.monotonic(),
+                self.clock(),
                 transfer_id=record.transfer_id,
             )
         except LocalError:
@@ -430,15 +443,27 @@ class Node:
             log.warning("refused %s from %s: %s", event.mn_address, event.peer.name, "; ".join(verdict.reasons))
         with suppress(LocalError):  # the role gave it up meanwhile; the records answer whoever asks again
             self.router.new.installed(
-                event.mn_address, event.transfer_id, verdict.statuses, time.monotonic(), success=verdict.accepted
+                event.mn_address, event.transfer_id, verdict.statuses, self.clock(), success=verdict.accepted
+            )
+        self._pump()
+
+    async def _aborted(self, event: TransferAborted) -> None:
+        """Its sender is told once it is on record: told before, it would use what we might take after a restart."""
+        verdict = await self.sessions.refuse(event)
+        with suppress(LocalError):
+            self.router.new.refused(
+                event.mn_address, event.transfer_id, verdict.statuses, self.clock(), success=verdict.accepted
             )
         self._pump()
 
     async def _activate(self, event: ActivateContexts) -> None:
-        """A mobile node came for what had been sent ahead."""
+        """A mobile node came for what had been sent ahead; it is told once that is in use."""
         status = await self.sessions.activate(event.mn_address, event.transfer_id)
         if status is not StatusCode.SUCCESS:
             log.error("%s came for its contexts, which can't be used: %s", event.mn_address, status.name)
+        with suppress(LocalError):
+            self.router.new.activated(event.mn_address, event.transfer_id, of_all(status), self.clock())
+        self._pump()
 
     async def _adopt(self, event: PredictionExpired) -> None:
         """Its mobile node did not come.  The previous router has given it up: whoever asks shall find it here."""

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from random import SystemRandom
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from contexts.base import Context, decode
+from contexts.base import Context, decode, encode
+from contexts.fence import fenced
 
 from . import admission
 from .config import ContextTypes
 from .constants import StatusCode
 from .errors import CxtpError, LocalError, RemoteError, StoreError
 from .messages import EncodedContext, IPAddress
-from .roles.events import ContextsReceived
+from .roles.events import ContextsReceived, Random, TransferAborted
 from .roles.router import of_all
 from .store.records import SessionRecord, SessionState
 from .store.sqlite import SqliteStore
@@ -33,12 +34,26 @@ from .store.writer import StoreWriter
 log = logging.getLogger(__name__)
 
 
+SEQUENCE_RESERVE = 1 << 16
+"""Sequence numbers that an SA may use beyond what is on disk, before that is written anew."""
+
+
 class Sink(Protocol):
-    """Where contexts go once they are stored and owned: a kernel, a daemon.  Raises CxtpError to refuse."""
+    """Where an owned session is used: a kernel, a daemon.  Raises CxtpError where it can't do what it is asked."""
 
-    async def install(self, record: SessionRecord) -> None: ...
+    async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
+        """Use the session from what its contexts say, or go on with it where it is in use already.  No SA may send
+        above its outbound sequence number in ``ceiling``, which is what is on disk, until :meth:`raise_ceiling`."""
 
-    async def remove(self, record: SessionRecord) -> None: ...
+    async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
+        """Stop using it.  Gives the contexts as they are then, exact; those of the record where nothing of them was
+        in use."""
+
+    async def holds(self, record: SessionRecord) -> bool:
+        """Whether it is in use as it was before this program started, under the ceiling that was set then."""
+
+    async def raise_ceiling(self, ceiling: SessionRecord) -> None:
+        """More is on disk now: the SAs may send up to that."""
 
 
 class Sessions:
@@ -53,22 +68,30 @@ class Sessions:
         wall_clock: Callable[[], float],
         sinks: Iterable[Sink] = (),
         context_types: ContextTypes = ContextTypes(),
+        *,
+        random: Random | None = None,
+        sequence_reserve: int = SEQUENCE_RESERVE,
     ) -> None:
         self.store = store
         self.writer = StoreWriter(store)
         self.counters: Counter[str] = Counter()
         self._wall_clock = wall_clock
+        self._random: Random = random or SystemRandom()
         self._sinks = tuple(sinks)
+        self._reserve = sequence_reserve
         self._context_types = context_types
         self._locks: WeakValueDictionary[IPAddress, asyncio.Lock] = WeakValueDictionary()
         # One index, both ways: an inbound SPI has one session, and leaving it costs only that session's SPIs.
         self._owners: dict[admission.SpiKey, IPAddress] = {}
         self._spis: dict[IPAddress, frozenset[admission.SpiKey]] = {}
 
-    def open(self) -> tuple[list[SessionRecord], list[SessionRecord]]:
-        """Index what the store has; gives the FROZEN records, whose transfers' outcome is to be asked for, and those
-        on STANDBY, which no mobile node can activate any more."""
-        frozen, standby = [], []
+    async def open(self) -> list[SessionRecord]:
+        """Index what the store has, and use what it says is ours.  Gives the FROZEN records, whose transfers'
+        outcome is to be asked for.
+
+        What is on STANDBY becomes ours: what its mobile node would prove itself with is forgotten.
+        """
+        frozen, standby, owned = [], [], []
         for record in self.store.records(on_damaged=self._damaged):
             try:
                 self._index(record.mn_address, self._decoded(record))
@@ -78,7 +101,39 @@ class Sessions:
                 frozen.append(record)
             elif record.state is SessionState.STANDBY:
                 standby.append(record)
-        return frozen, standby
+            elif record.state is SessionState.OWNED and self._sinks:
+                owned.append(record)
+        for record in standby:
+            await self.activate(record.mn_address, record.transfer_id)
+        for record in owned:
+            await self._resume(record)
+        return frozen
+
+    async def _resume(self, record: SessionRecord) -> None:
+        """This program was started anew: go on with a session where the kernel did not.
+
+        What was sent since the record was written is not known, but lies below what it says.
+        """
+        try:
+            if not all([await sink.holds(record) for sink in self._sinks]):
+                await self._stop(record)
+                await self._use(record)
+        except CxtpError as error:
+            self.counters["resume_failed"] += 1
+            log.error("%s is owned here and could not be taken into use again: %s", record.mn_address, error)
+
+    async def raise_ceiling(self, mn_address: IPAddress, contexts: Iterable[EncodedContext]) -> None:
+        """The session's sequence numbers come near to what is on disk: ``contexts`` say where they are.
+
+        Raises LocalError where the session is not in use here, StoreError where it could not be written down.
+        """
+        async with self._alone(mn_address) as record:
+            if record is None or record.state is not SessionState.OWNED:
+                raise LocalError(f"this node does not own a session of {mn_address}")
+            ceiling = self._ceiling(replace(record, contexts=tuple(contexts), updated=self._wall_clock()))
+            await self._keep(ceiling)
+            for sink in self._sinks:
+                await sink.raise_ceiling(ceiling)
 
     def _damaged(self, mn_address: IPAddress | None, error: CxtpError) -> None:
         """One session's record can't be read: the others are served nevertheless."""
@@ -100,6 +155,15 @@ class Sessions:
         except StoreError as error:
             self._damaged(mn_address, error)
             return None
+
+    def serves(self, mn_address: IPAddress) -> bool:
+        """Whether the session is here, in use or being moved.  Cheap: strangers make us ask."""
+        try:
+            record = self.store.header(mn_address)
+        except StoreError as error:
+            self._damaged(mn_address, error)
+            return False
+        return record is not None and record.state in (SessionState.OWNED, SessionState.FROZEN)
 
     def transferred(self, mn_address: IPAddress, transfer_id: int | None) -> SessionRecord | None:
         """The record of a transfer out, if it is this one; a stray answer finds none, and is counted."""
@@ -134,7 +198,13 @@ class Sessions:
             verdict = admission.examine(mn_address, record.contexts, self._owners, self._context_types)
             if not verdict.accepted:
                 raise RemoteError("; ".join(verdict.reasons), status=verdict.statuses[0].status)
-            await self._keep(record, verdict.contexts)
+            ceiling = self._ceiling(record)
+            await self._keep(ceiling, verdict.contexts)
+            try:
+                await self._install(record, ceiling)
+            except CxtpError:
+                await self._keep(self._tombstone(record))
+                raise
             return record
 
     async def freeze(self, mn_address: IPAddress, peer: str) -> SessionRecord:
@@ -146,20 +216,19 @@ class Sessions:
         async with self._alone(mn_address) as record:
             if record is None or record.state is not SessionState.OWNED:
                 raise LocalError(f"this node does not own a session of {mn_address}")
+            stopped = await self._stop(record)
             frozen = replace(
-                record,
+                stopped,
                 state=SessionState.FROZEN,
-                generation=record.generation + 1,
+                generation=max(record.generation, record.refused_generation) + 1,
                 peer=peer,
-                transfer_id=secrets.randbits(32),
+                transfer_id=self._random.getrandbits(32),
                 updated=self._wall_clock(),
             )
-            for sink in self._sinks:
-                await sink.remove(record)
             try:
                 await self._keep(frozen)
             except StoreError:
-                await self._install(record)
+                await self._install(stopped, record)
                 raise
             return frozen
 
@@ -173,9 +242,7 @@ class Sessions:
         """The new router does not have it, and never will by this transfer: it is ours again."""
         async with self._alone(record.mn_address) as held:
             if _same_transfer(held, record):
-                owned = replace(record, state=SessionState.OWNED, updated=self._wall_clock())
-                await self._keep(owned)
-                await self._install(owned)
+                await self._use(replace(record, state=SessionState.OWNED, updated=self._wall_clock()))
 
     async def forget(self, mn_address: IPAddress, *, frozen: bool = False) -> None:
         """Delete what is known of a session here, on an operator's word.
@@ -188,8 +255,7 @@ class Sessions:
             if record.state is SessionState.FROZEN and not frozen:
                 raise LocalError(f"the session of {mn_address} may be at {record.peer}: move it there again first")
             if record.state is SessionState.OWNED:
-                for sink in self._sinks:
-                    await sink.remove(record)
+                await self._stop(record)
             # The tombstone stays: it keeps data of the past from making this node an owner again.  It answers for
             # no transfer: the session was in use here, and who asks late must not take it into use as it was.
             await self._keep(replace(self._tombstone(record), transfer_id=None))
@@ -207,12 +273,36 @@ class Sessions:
                 return admission.Verdict(True)  # the answer was lost, the session is here
             if standing is admission.Standing.STALE:
                 return admission.Verdict(False, of_all(StatusCode.STALE), ("a later owner of the session is known",))
+            if standing is admission.Standing.REFUSED:
+                return admission.Verdict(False, of_all(StatusCode.INSTALL_FAILED), ("it was refused before",))
             record = self._received(held, event)
             verdict = admission.examine(event.mn_address, event.contexts, self._owners, self._context_types)
             if verdict.accepted:
                 return await self._take(held, record, verdict)
             await self._bury(held, record)
             return verdict
+
+    async def refuse(self, event: TransferAborted) -> admission.Verdict:
+        """A transfer ended before its contexts were whole.  The verdict is what the CTDR says: no refusal where the
+        records know better."""
+        if event.generation is None:
+            return admission.Verdict(False, of_all(event.status))
+        record = SessionRecord(
+            mn_address=event.mn_address,
+            state=SessionState.RELEASED,
+            generation=event.generation,
+            peer=event.peer.name,
+            transfer_id=event.transfer_id,
+            updated=self._wall_clock(),
+        )
+        async with self._alone(event.mn_address) as held:
+            standing = admission.stand(held, event.generation, event.transfer_id, predictive=False)
+            if standing is admission.Standing.HAD:
+                return admission.Verdict(True)
+            if standing is admission.Standing.STALE:
+                return admission.Verdict(False, of_all(StatusCode.STALE))
+            await self._bury(held, record)
+            return admission.Verdict(False, of_all(event.status))
 
     def _received(self, held: SessionRecord | None, event: ContextsReceived) -> SessionRecord:
         owned = event.activate or not event.predictive
@@ -239,8 +329,7 @@ class Sessions:
                 record, state=SessionState.OWNED, generation=record.generation + 1, updated=self._wall_clock()
             )
             try:
-                await self._keep(owned)
-                await self._install(owned)
+                await self._use(owned)
             except StoreError as error:
                 self.counters["store_failed"] += 1
                 log.error("%s could not be taken into use: %s", mn_address, error)
@@ -254,15 +343,19 @@ class Sessions:
         self, held: SessionRecord | None, record: SessionRecord, verdict: admission.Verdict
     ) -> admission.Verdict:
         """Durable first, then installed."""
+        owned = record.state is SessionState.OWNED
+        ceiling = self._ceiling(record) if owned else record
         try:
-            await self._keep(record, verdict.contexts)
+            await self._keep(ceiling, verdict.contexts)
         except StoreError as error:
             self.counters["store_failed"] += 1
             await self._bury(held, record)
             return admission.Verdict(False, of_all(StatusCode.STORE_FAILED), (str(error),))
-        if record.state is SessionState.OWNED:
+        if owned:
             try:
-                await self._install(record)
+                if held is not None and held.state is SessionState.OWNED:
+                    await self._stop(held)
+                await self._install(record, ceiling)
             except CxtpError as error:
                 return await self._give_back(held, record, error)
         return verdict
@@ -272,9 +365,8 @@ class Sessions:
     ) -> admission.Verdict:
         """It was written down as ours and can't be used.  S=0 is true only once the disk says so too."""
         statuses = of_all(error.status if isinstance(error, RemoteError) else StatusCode.INSTALL_FAILED)
-        kept = held is not None and held.state in (SessionState.OWNED, SessionState.FROZEN)
         left = self._tombstone(record)
-        if held is not None and kept:
+        if held is not None and held.contexts:
             left = replace(held, generation=record.generation)
         try:
             await self._keep(left, self._decoded(left))
@@ -284,11 +376,12 @@ class Sessions:
         return admission.Verdict(False, statuses, (str(error),))
 
     async def _bury(self, held: SessionRecord | None, record: SessionRecord) -> None:
-        """A refusal is for good, even if this node dies and the data comes again: its generation is used up."""
-        if held is not None and held.state in (SessionState.OWNED, SessionState.FROZEN):
-            return
+        """A refusal is for good, even if this node dies and the data comes again: its generation is used up.
+        What was here stays as it was."""
+        before = replace(self._tombstone(record), generation=0) if held is None else held
+        refused = max(before.refused_generation, record.generation)
         try:
-            await self._keep(self._tombstone(record))
+            await self._keep(replace(before, refused_generation=refused))
         except StoreError as error:
             self.counters["store_failed"] += 1
             log.error("the refusal of %s could not be written down: %s", record.mn_address, error)
@@ -330,11 +423,36 @@ class Sessions:
             self._spis[mn_address] = free
             self._owners.update(dict.fromkeys(free, mn_address))
 
-    async def _install(self, record: SessionRecord) -> None:
+    def _ceiling(self, record: SessionRecord) -> SessionRecord:
+        """What is written down while the session is in use: nothing above its sequence numbers was ever sent."""
+        if not self._sinks:
+            return record
+        contexts = fenced(self._decoded(record), self._reserve)
+        return replace(record, contexts=tuple(encode(context, self._context_types) for context in contexts))
+
+    async def _use(self, record: SessionRecord) -> None:
+        """On disk as ours, then in use."""
+        ceiling = self._ceiling(record)
+        await self._keep(ceiling)
+        await self._install(record, ceiling)
+
+    async def _stop(self, record: SessionRecord) -> SessionRecord:
+        """Out of use in all sinks, or still in use; gives the record with its contexts as they are then."""
+        stopped = record
+        for count, sink in enumerate(self._sinks):
+            try:
+                stopped = replace(stopped, contexts=await sink.remove(stopped))
+            except CxtpError:
+                for earlier in self._sinks[:count]:
+                    await earlier.install(stopped, record)
+                raise
+        return stopped
+
+    async def _install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
         """In all sinks or in none."""
         for count, sink in enumerate(self._sinks):
             try:
-                await sink.install(record)
+                await sink.install(record, ceiling)
             except CxtpError:
                 for earlier in self._sinks[:count]:
                     await earlier.remove(record)

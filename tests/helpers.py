@@ -28,8 +28,8 @@ from cxtp.messages import (
     Message,
     PredictiveContextTransferData,
 )
-from cxtp.roles import AccessRouter, DropReason, Event, MobileNode, Outcome, Outgoing, Peer
-from cxtp.roles.events import Dropped
+from cxtp.roles import AccessRouter, DropReason, Event, MobileNode, NewRouter, Outcome, Outgoing, Peer
+from cxtp.roles.events import ActivateContexts, Dropped, TransferAborted
 from cxtp.wire import build, parse
 
 MN = ip_address("192.0.2.77")
@@ -163,6 +163,18 @@ def take_events(role: Endpoint) -> list[Event]:
     events = []
     while (event := role.next_event()) is not None:
         events.append(event)
+    return events
+
+
+def obey(role: NewRouter | AccessRouter, now: float = 100.0) -> list[Event]:
+    """As :func:`take_events`, and what they ask for is done: refusals kept on record, contexts taken into use."""
+    events = take_events(role)
+    new = role.new if isinstance(role, AccessRouter) else role
+    for event in events:
+        if isinstance(event, TransferAborted) and event.transfer_id is not None:
+            new.refused(event.mn_address, event.transfer_id, (ContextStatus(0, event.status),), now)
+        elif isinstance(event, ActivateContexts):
+            new.activated(event.mn_address, event.transfer_id, (), now)
     return events
 
 

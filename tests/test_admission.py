@@ -48,6 +48,18 @@ STANDINGS = [
     (RELEASED, (None, None, CTD), NEW),
 ]
 
+# Generation 5 is held, all up to 7 were refused.
+AFTER_REFUSAL = [(4, STALE), (5, STALE), (6, Standing.REFUSED), (7, Standing.REFUSED), (8, NEW)]
+
+
+@pytest.mark.parametrize(("generation", "expected"), AFTER_REFUSAL)
+@pytest.mark.parametrize("state", [FROZEN, RELEASED])
+def test_what_was_refused_is_told_from_what_was_had(
+    state: SessionState, generation: int, expected: Standing
+) -> None:
+    held = owned(MN, (), state=state, generation=5, transfer_id=50, refused_generation=7)
+    assert stand(held, generation, 60, predictive=False) is expected
+
 
 @pytest.mark.parametrize(("state", "transfer", "expected"), STANDINGS)
 def test_how_a_transfer_stands(

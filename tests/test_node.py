@@ -12,7 +12,7 @@ import pytest
 from node_helpers import MN, Lab, arrived_whole, lab, opaque, owned, recorded_contexts, until
 
 from cxtp.errors import LocalError, StoreFull
-from cxtp.messages import ContextTransferActivateRequest, IPAddress
+from cxtp.messages import ContextTransferActivateRequest, EncodedContext, IPAddress
 from cxtp.node import MoveRefused, MoveUnconfirmed
 from cxtp.roles.events import DropReason, Peer
 from cxtp.roles.mobile_node import MobileNode
@@ -145,10 +145,16 @@ def test_a_late_copy_of_a_refused_transfer_installs_nothing(tmp_path: Path) -> N
 class Refusing:
     """A sink whose kernel knows no such algorithm."""
 
-    async def install(self, record: SessionRecord) -> None:
+    async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
         raise LocalError("no such algorithm in this kernel")
 
-    async def remove(self, record: SessionRecord) -> None:
+    async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
+        return record.contexts
+
+    async def holds(self, record: SessionRecord) -> bool:
+        return False
+
+    async def raise_ceiling(self, ceiling: SessionRecord) -> None:
         pass
 
 

@@ -31,6 +31,7 @@ from helpers import (
     ctd,
     ctdr,
     drops,
+    obey,
     pctd,
     take_events,
 )
@@ -129,7 +130,7 @@ def test_a_ctar_for_contexts_ahead_goes_to_the_new_router_though_the_node_holds_
     role.new.installed(MN, TRANSFER_ID, (), T)
     take_events(role)
     role.receive_message(ctar(9, PREVIOUS), MOBILE, T)
-    assert take_events(role) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
+    assert obey(role) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
 
 
 def test_a_ctaa_is_for_no_router() -> None:
@@ -221,6 +222,8 @@ class Fuzzed:
             lambda: new.cancel(mn, now),
             lambda: new.installed(mn, rng.choice((TRANSFER_ID, 1, 2, None)), (), now),
             lambda: new.installed(mn, rng.choice((TRANSFER_ID, 1, 2, None)), (ContextStatus(1, 6),), now),
+            lambda: new.refused(mn, rng.choice((TRANSFER_ID, 1, 2, None)), (), now),
+            lambda: new.activated(mn, rng.choice((TRANSFER_ID, 1, 2, None)), (), now),
         ]
         with suppress(LocalError):
             rng.choice(actions)()
@@ -248,6 +251,10 @@ class Fuzzed:
             for transfer_id in (TRANSFER_ID, 1, 2, None):
                 with suppress(LocalError):
                     self.role.new.installed(mn, transfer_id, (), self.now)
+                with suppress(LocalError):
+                    self.role.new.refused(mn, transfer_id, (), self.now)
+                with suppress(LocalError):
+                    self.role.new.activated(mn, transfer_id, (), self.now)
         for _ in range(1000):
             deadline = self.role.deadline()
             if deadline is None:

@@ -19,6 +19,7 @@ from helpers import (
     ctd,
     ctdr,
     drops,
+    obey,
     pctd,
     take_events,
 )
@@ -72,7 +73,7 @@ def test_predictive_network_controlled() -> None:
     #  |--CTAR-->|         |       the mobile node has moved
     #  |<--CTAA--|         |
     new.receive(ctar(9, PREVIOUS), MOBILE, NOW + 3)
-    assert take_events(new) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
+    assert obey(new) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
     assert new.to_send(NOW + 3) == [Outgoing(ctaa(), MOBILE)]
     assert new.deadline() is None
 
@@ -140,7 +141,7 @@ def test_mobile_controlled_predictive() -> None:
     #  |         |                 the CTAR to nAR of above arrives
     #  |<--CTAA--|
     new.receive(ctar(9, PREVIOUS), MOBILE, NOW)
-    assert take_events(new) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
+    assert obey(new) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
     assert new.to_send(NOW) == [Outgoing(ctaa(), MOBILE)]
     mobile.receive(ctaa(), NEW, NOW)
     assert take_events(mobile) == [ActivationAcknowledged(MN, (), NEW)]

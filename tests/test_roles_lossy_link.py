@@ -82,9 +82,11 @@ class Node:
             if event.transfer_id is not None:
                 assert event.transfer_id not in self.outcomes, "two answers to one transfer"
                 self.outcomes[event.transfer_id] = Outcome(False, (ContextStatus(0, event.status),))
+                self.router.new.refused(MN, event.transfer_id, self.outcomes[event.transfer_id].statuses, now)
         elif isinstance(event, ActivateContexts):
             assert self.held is Held.STANDBY, "activated what was never stored"
             self.set(Held.OWNED)
+            self.router.new.activated(MN, event.transfer_id, (), now)
         elif isinstance(event, PredictionExpired):
             self.set(Held.OWNED if self.held is Held.STANDBY else self.held)
         elif isinstance(event, TransferConfirmed):

@@ -27,6 +27,7 @@ from helpers import (
     ctdr,
     drops,
     manifest_block,
+    obey,
     pctd,
     take_events,
 )
@@ -241,7 +242,7 @@ def test_data_that_is_refused(name: str) -> None:
     message, status = REFUSED[name]
     role = idle(SMALL)
     role.receive(message, PREVIOUS, T)
-    assert take_events(role) == [TransferAborted(MN, TRANSFER_ID, status, PREVIOUS)]
+    assert obey(role) == [TransferAborted(MN, TRANSFER_ID, status, PREVIOUS, 7)]
     assert role.to_send(T) == [Outgoing(ctdr(False, whole(status)), PREVIOUS)]
     assert role.deadline() is None
     role.receive(ctd(), PREVIOUS, T)  # a later repetition that is well formed: the answer was given
@@ -262,7 +263,7 @@ def test_parts_that_do_not_belong_together(other: ContextTransferData) -> None:
     role = idle()
     role.receive(part(0), PREVIOUS, T)
     role.receive(other, PREVIOUS, T)
-    assert take_events(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.MALFORMED, PREVIOUS)]
+    assert obey(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.MALFORMED, PREVIOUS, 7)]
     assert role.to_send(T) == [Outgoing(ctdr(False, whole(StatusCode.MALFORMED)), PREVIOUS)]
 
 
@@ -270,7 +271,7 @@ def test_parts_with_different_keys_do_not_belong_together() -> None:
     role = idle()
     role.receive(replace(pctd(), blocks=part(0).blocks), PREVIOUS, T)
     role.receive(replace(pctd(key=b"another"), blocks=part(1).blocks), PREVIOUS, T)
-    assert take_events(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.MALFORMED, PREVIOUS)]
+    assert obey(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.MALFORMED, PREVIOUS, 7)]
 
 
 def test_a_manifest_that_can_not_be_read_is_refused_without_a_receipt() -> None:
@@ -279,6 +280,39 @@ def test_a_manifest_that_can_not_be_read_is_refused_without_a_receipt() -> None:
     role.receive(message, PREVIOUS, T)
     assert take_events(role) == [TransferAborted(MN, None, StatusCode.MALFORMED, PREVIOUS)]
     assert role.to_send(T) == [Outgoing(ctdr(False, whole(StatusCode.MALFORMED), receipt=()), PREVIOUS)]
+
+
+def test_a_refusal_is_told_once_the_node_has_it_on_record() -> None:
+    role = idle()
+    role.receive(part(0), PREVIOUS, T)
+    role.receive(part(1, generation=8), PREVIOUS, T)
+    assert take_events(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.MALFORMED, PREVIOUS, 7)]
+    assert role.to_send(T) == []
+    role.receive(part(2), PREVIOUS, T)
+    role.receive(ctd(transfer_id=1), PREVIOUS, T)
+    assert drops(role) == [DropReason.DUPLICATE_DATA, DropReason.BUSY]
+    assert role.deadline() is None
+    with pytest.raises(LocalError):
+        role.refused(MN, 1, (), T)
+    role.refused(MN, TRANSFER_ID, (whole(StatusCode.MALFORMED),), T)
+    assert role.to_send(T) == [Outgoing(ctdr(False, whole(StatusCode.MALFORMED)), PREVIOUS)]
+    with pytest.raises(LocalError):
+        role.refused(MN, TRANSFER_ID, (), T)
+
+
+def test_all_transfers_together_have_a_limit() -> None:
+    octets = sum(len(context.data) for context in CONTEXTS)
+    role = idle(ProtocolConfig(limits=Limits(octets_under_way=2 * octets)))
+    for number in range(3):
+        role.receive(replace(ctd(), mn_previous_address=MN + number), PREVIOUS, T)
+    accepted, other, refused = take_events(role)
+    assert isinstance(accepted, ContextsReceived)
+    assert isinstance(other, ContextsReceived)
+    assert refused == TransferAborted(MN + 2, TRANSFER_ID, StatusCode.NO_RESOURCES, PREVIOUS, 7)
+    role.refused(MN + 2, TRANSFER_ID, (), T)
+    role.installed(MN, TRANSFER_ID, (), T)
+    role.receive(replace(ctd(transfer_id=1), mn_previous_address=MN + 2), PREVIOUS, T)
+    assert isinstance(take_events(role)[0], ContextsReceived)
 
 
 # --- one transfer at a time
@@ -343,7 +377,7 @@ def test_a_transfer_that_stays_incomplete_is_aborted_at_its_deadline() -> None:
     role.handle_timer(T + 0.1999)
     assert take_events(role) == []
     role.handle_timer(T + 0.2)
-    assert take_events(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.TIMED_OUT, PREVIOUS)]
+    assert obey(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.TIMED_OUT, PREVIOUS, 7)]
     timed_out = ctdr(False, whole(StatusCode.TIMED_OUT))
     assert role.to_send(T + 0.2) == [Outgoing(timed_out, PREVIOUS)]
     role.receive(part(2), PREVIOUS, T + 0.3)
@@ -389,7 +423,7 @@ def test_cancel_before_the_data_comes() -> None:
     assert role.deadline() is None
     # the data was on its way: it is not installed, and the previous router learns that
     role.receive(ctd(), PREVIOUS, T + 0.02)
-    assert take_events(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.CANCELLED, PREVIOUS)]
+    assert obey(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.CANCELLED, PREVIOUS, 7)]
     assert role.to_send(T) == [Outgoing(ctdr(False, whole(StatusCode.CANCELLED)), PREVIOUS)]
     # one transfer answers one request: the next is another matter
     role.receive(ctd(transfer_id=1), PREVIOUS, T + 0.03)
@@ -411,7 +445,7 @@ def test_cancel_amid_the_data() -> None:
     role.receive(part(0), PREVIOUS, T)
     role.cancel(MN, T)
     cancelled = ctdr(False, whole(StatusCode.CANCELLED))
-    assert take_events(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.CANCELLED, PREVIOUS)]
+    assert obey(role) == [TransferAborted(MN, TRANSFER_ID, StatusCode.CANCELLED, PREVIOUS, 7)]
     assert role.to_send(T) == [Outgoing(CTC, PREVIOUS), Outgoing(cancelled, PREVIOUS)]
     role.receive(part(1), PREVIOUS, T)
     assert drops(role) == [DropReason.DUPLICATE_DATA]
@@ -481,6 +515,7 @@ def test_used_keys_are_remembered_within_a_bound() -> None:
         role.receive(pctd(key=b"key %d" % number, transfer_id=number), PREVIOUS, now)
         role.installed(MN, number, (), now)
         role.receive(ctar(number, PREVIOUS, b"key %d" % number), MOBILE, now)
+        obey(role, now)
     assert role.counters[DropReason.MEMORY_EVICTED] == 2
 
 

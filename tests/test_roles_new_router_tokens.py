@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from helpers import (
     CONTEXTS,
     EMPTY_CTD,
@@ -16,6 +17,7 @@ from helpers import (
     ctar,
     ctdr,
     drops,
+    obey,
     pctd,
     take_events,
 )
@@ -23,6 +25,7 @@ from test_roles_new_router import INSTALL_FAILED, T, idle, received, standby, wh
 
 from cxtp.config import Limits, ProtocolConfig
 from cxtp.constants import StatusCode
+from cxtp.errors import LocalError
 from cxtp.roles import DropReason, Outgoing
 from cxtp.roles.events import (
     ActivateContexts,
@@ -38,7 +41,20 @@ def test_a_wrong_token_activates_nothing_and_leaves_the_key_for_the_right_one() 
     assert role.counters[DropReason.TOKEN_REFUSED] == 1
     assert role.to_send(T) == [Outgoing(ctaa(whole(StatusCode.NOT_AUTHORIZED)), MOBILE)]
     role.receive(ctar(10, PREVIOUS), MOBILE, T)
+    assert obey(role) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
+
+
+def test_the_mobile_node_is_told_once_its_contexts_are_in_use() -> None:
+    role = standby()
+    role.receive(ctar(9, PREVIOUS), MOBILE, T + 14)
     assert take_events(role) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
+    assert role.to_send(T + 14) == []
+    role.handle_timer(T + 20)  # nothing expires any more
+    assert take_events(role) == []
+    role.activated(MN, TRANSFER_ID, (INSTALL_FAILED,), T + 20)
+    assert role.to_send(T + 20) == [Outgoing(ctaa(INSTALL_FAILED), MOBILE)]
+    with pytest.raises(LocalError):
+        role.activated(MN, TRANSFER_ID, (), T + 20)
 
 
 def test_a_null_token_is_refused_before_it_can_ask_for_the_key() -> None:
@@ -52,7 +68,7 @@ def test_a_null_token_is_refused_before_it_can_ask_for_the_key() -> None:
 def test_a_replayed_ctar_activates_nothing() -> None:
     role = standby()
     role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    take_events(role)
+    obey(role)
     role.to_send(T)
     role.receive(ctar(9, PREVIOUS), MOBILE, T + 1)
     assert drops(role) == [DropReason.DUPLICATE_REQUEST]
@@ -62,12 +78,12 @@ def test_a_replayed_ctar_activates_nothing() -> None:
 def test_a_key_proves_one_mobile_node_once() -> None:
     role = standby()
     role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    take_events(role)
+    obey(role)
     role.to_send(T)
     # the same key comes again, for another mobile node or the same
     for mn_address in (MN, MN + 1):
         role.receive(replace(pctd(transfer_id=1), mn_previous_address=mn_address), PREVIOUS, T + 1)
-        assert take_events(role) == [TransferAborted(mn_address, 1, StatusCode.NOT_AUTHORIZED, PREVIOUS)]
+        assert obey(role) == [TransferAborted(mn_address, 1, StatusCode.NOT_AUTHORIZED, PREVIOUS, 7)]
 
 
 def test_a_key_held_for_two_mobile_nodes_proves_the_first_that_comes() -> None:
@@ -76,7 +92,7 @@ def test_a_key_held_for_two_mobile_nodes_proves_the_first_that_comes() -> None:
     role.receive(second, PREVIOUS, T)
     role.installed(MN + 1, TRANSFER_ID, (), T)
     role.receive(ctar(9, PREVIOUS), MOBILE, T)
-    take_events(role)
+    obey(role)
     role.to_send(T)
     role.receive(replace(ctar(9, PREVIOUS), mn_previous_address=MN + 1), MOBILE, T)
     assert take_events(role) == [TokenRefused(MN + 1, MOBILE)]
@@ -107,7 +123,7 @@ def test_a_ctar_while_the_node_stores_a_prediction() -> None:
     role.receive(ctar(9, PREVIOUS), MOBILE, T)
     assert take_events(role) == [received(predictive=True, activate=False)]
     role.installed(MN, TRANSFER_ID, (), T)
-    assert take_events(role) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
+    assert obey(role) == [ActivateContexts(MN, CONTEXTS, 7, TRANSFER_ID)]
     assert role.to_send(T) == [Outgoing(ctdr(True), PREVIOUS), Outgoing(ctaa(), MOBILE)]
     assert role.deadline() is None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from node_helpers import MN, opaque, owned, recorded_contexts, without_parameter
 
+from contexts.base import decode, encode
+from contexts.ipsec import IpsecSaContext
+from contexts.values import SequenceNumbers
 from cxtp.constants import StatusCode
 from cxtp.errors import LocalError, RemoteError, StoreError, StoreFull, UnsupportedAlgorithm
 from cxtp.messages import EncodedContext
-from cxtp.roles.events import ContextsReceived, Peer
-from cxtp.sessions import Sessions
+from cxtp.roles.events import ContextsReceived, Peer, TransferAborted
+from cxtp.sessions import SEQUENCE_RESERVE, Sessions
 from cxtp.store.records import SessionRecord, SessionState
 from cxtp.store.sealing import StoreKey
 from cxtp.store.sqlite import SqliteStore
@@ -30,15 +33,26 @@ class Kernel:
 
     def __init__(self, refuses: Exception | None = None) -> None:
         self.installed: list[SessionRecord] = []
+        self.ceilings: list[SessionRecord] = []
         self.refuses = refuses
+        self.reads: tuple[EncodedContext, ...] | None = None
+        self.survived = False
 
-    async def install(self, record: SessionRecord) -> None:
+    async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
         if self.refuses is not None:
             raise self.refuses
         self.installed.append(record)
+        self.ceilings.append(ceiling)
 
-    async def remove(self, record: SessionRecord) -> None:
+    async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
         self.installed = [other for other in self.installed if other.mn_address != record.mn_address]
+        return record.contexts if self.reads is None else self.reads
+
+    async def holds(self, record: SessionRecord) -> bool:
+        return self.survived
+
+    async def raise_ceiling(self, ceiling: SessionRecord) -> None:
+        self.ceilings.append(ceiling)
 
 
 def open_store(directory: Path) -> SqliteStore:
@@ -51,7 +65,7 @@ def open_store(directory: Path) -> SqliteStore:
 async def sessions(directory: Path, *sinks: Kernel) -> AsyncIterator[Sessions]:
     with open_store(directory) as store:
         opened = Sessions(store, lambda: 7.0, sinks)
-        opened.open()
+        await opened.open()
         yield opened
         await opened.close()
 
@@ -106,12 +120,14 @@ def test_a_session_is_out_of_use_before_it_is_frozen_on_disk_and_back_where_that
         kernel = Kernel()
         async with sessions(tmp_path, kernel) as current:
             record = await current.load(MN, recorded_contexts())
-            kernel.installed = [record]
+            assert kernel.installed == [record]
+            kernel.reads = record.contexts  # nothing was sent
             with monkeypatch.context() as patch:
                 Disk(patch)
                 with pytest.raises(StoreFull):
                     await current.freeze(MN, "b")
-            assert kernel.installed == [record]
+            (again,) = kernel.installed
+            assert again.contexts == record.contexts
             assert known(current) == (SessionState.OWNED, 1)
             frozen = await current.freeze(MN, "b")
             assert (frozen.state, frozen.generation, frozen.peer) == (SessionState.FROZEN, 2, "b")
@@ -240,8 +256,11 @@ def test_a_refusal_uses_the_generation_up_across_a_restart(tmp_path: Path) -> No
             assert not verdict.accepted
             assert verdict.statuses[0].status == StatusCode.MANDATORY_PARAMETER_MISSING
         async with sessions(tmp_path) as current:
-            assert known(current) == (SessionState.RELEASED, 2)
-            assert not (await current.receive(received())).accepted  # the same transfer, mended
+            record = current.get(MN)
+            assert record is not None
+            assert (record.state, record.refused_generation) == (SessionState.RELEASED, 2)
+            verdict = await current.receive(received())  # the same transfer, mended
+            assert (verdict.accepted, verdict.statuses[0].status) == (False, StatusCode.INSTALL_FAILED)
             assert (await current.receive(received(3))).accepted
 
     asyncio.run(main())
@@ -262,7 +281,10 @@ def test_what_can_not_be_installed_is_given_back_on_disk(tmp_path: Path, error: 
             assert (verdict.accepted, [s.status for s in verdict.statuses]) == (False, [status])
             assert known(current) == (SessionState.RELEASED, 2)
             assert first.installed == []  # in all sinks or in none
-            await current.load(OTHER, recorded_contexts())  # its SPIs are free
+            with pytest.raises(type(error)):
+                await current.load(OTHER, recorded_contexts())
+            second.refuses = None
+            await current.load(MN + 1, recorded_contexts())  # its SPIs are free, after either
 
     asyncio.run(main())
 
@@ -353,11 +375,129 @@ def test_a_damaged_record_does_not_keep_the_others_from_being_served(tmp_path: P
             store._connection.execute("UPDATE sessions SET peer = 'mallory' WHERE mn_address = ?", (OTHER.packed,))
         with open_store(tmp_path) as store:
             current = Sessions(store, lambda: 7.0)
-            frozen, standby = current.open()
-            assert ([record.mn_address for record in frozen], standby) == ([MN], [])
+            frozen = await current.open()
+            assert [record.mn_address for record in frozen] == [MN]
             assert current.counters["damaged_records"] == 1
             with pytest.raises(StoreError):
                 current.get(OTHER)
             await current.close()
+
+    asyncio.run(main())
+
+
+# --- the fence on sequence numbers ------------------------------------------------------------------------------------
+
+
+def outbound(contexts: Iterable[EncodedContext]) -> set[int]:
+    """The last sequence numbers that the IPsec_SAs may have sent."""
+    decoded = [decode(context) for context in contexts]
+    return {context.sequence_numbers.outbound for context in decoded if isinstance(context, IpsecSaContext)}
+
+
+def standing_at(numbers: int) -> tuple[EncodedContext, ...]:
+    """The recorded contexts, each SA having sent so many packets."""
+    moved = []
+    for context in map(decode, recorded_contexts()):
+        if isinstance(context, IpsecSaContext):
+            moved.append(encode(replace(context, sequence_numbers=SequenceNumbers(outbound=numbers))))
+        else:
+            moved.append(encode(context))
+    return tuple(moved)
+
+
+def test_what_is_on_disk_lies_ahead_of_what_is_sent(tmp_path: Path) -> None:
+    async def main() -> None:
+        kernel = Kernel()
+        async with sessions(tmp_path, kernel) as current:
+            await current.receive(received(contexts=standing_at(100)))
+            (used,), (ceiling,) = kernel.installed, kernel.ceilings
+            assert outbound(used.contexts) == {100}
+            assert outbound(ceiling.contexts) == {100 + SEQUENCE_RESERVE}
+            assert current.get(MN) == ceiling
+            await current.raise_ceiling(MN, standing_at(5000))
+            assert outbound(kernel.ceilings[-1].contexts) == {5000 + SEQUENCE_RESERVE}
+            assert current.get(MN) == kernel.ceilings[-1]
+            kernel.reads = standing_at(5007)
+            frozen = await current.freeze(MN, "b")
+            assert outbound(frozen.contexts) == {5007}  # exact again: nothing is sent any more
+            with pytest.raises(LocalError):
+                await current.raise_ceiling(MN, standing_at(5010))
+            await current.reclaim(frozen)
+            assert outbound(kernel.installed[-1].contexts) == {5007}
+            assert current.get(MN) == kernel.ceilings[-1]
+
+    asyncio.run(main())
+
+
+def test_after_a_restart_a_session_goes_on_above_all_that_can_have_been_sent(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sessions(tmp_path, Kernel()) as current:
+            await current.receive(received(contexts=standing_at(100)))
+        for restarts in (1, 2):
+            kernel = Kernel()
+            async with sessions(tmp_path, kernel) as current:
+                (used,) = kernel.installed
+                assert outbound(used.contexts) == {100 + restarts * SEQUENCE_RESERVE}
+                assert outbound(kernel.ceilings[-1].contexts) == {100 + (restarts + 1) * SEQUENCE_RESERVE}
+                assert current.get(MN) == kernel.ceilings[-1]
+        survivor = Kernel()
+        survivor.survived = True
+        async with sessions(tmp_path, survivor) as current:
+            assert (survivor.installed, survivor.ceilings) == ([], [])
+
+    asyncio.run(main())
+
+
+def test_a_kernel_that_will_not_let_go_keeps_the_session_in_use(tmp_path: Path) -> None:
+    class Stuck(Kernel):
+        async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
+            raise LocalError("busy")
+
+    async def main() -> None:
+        first, stuck = Kernel(), Stuck()
+        async with sessions(tmp_path, first, stuck) as current:
+            await current.load(MN, standing_at(100))
+            with pytest.raises(LocalError, match="busy"):
+                await current.freeze(MN, "b")
+            assert known(current) == (SessionState.OWNED, 1)
+            assert [record.mn_address for record in first.installed] == [MN]
+
+    asyncio.run(main())
+
+
+# --- refusals before all is here --------------------------------------------------------------------------------------
+
+
+def aborted(generation: int, transfer_id: int = 77) -> TransferAborted:
+    return TransferAborted(MN, transfer_id, StatusCode.TIMED_OUT, PEER, generation)
+
+
+def test_a_transfer_that_timed_out_is_never_taken_after_a_restart(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sessions(tmp_path) as current:
+            verdict = await current.refuse(aborted(2))
+            assert (verdict.accepted, [s.status for s in verdict.statuses]) == (False, [StatusCode.TIMED_OUT])
+        async with sessions(tmp_path) as current:
+            late = await current.receive(received(2))
+            assert (late.accepted, [s.status for s in late.statuses]) == (False, [StatusCode.INSTALL_FAILED])
+            assert (await current.receive(received(3, 78))).accepted
+
+    asyncio.run(main())
+
+
+def test_a_refusal_takes_nothing_away_and_says_what_the_records_know(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sessions(tmp_path) as current:
+            await current.receive(received(2))
+            assert (await current.refuse(aborted(2))).accepted  # it was had, whatever comes of it again
+            frozen = await current.freeze(MN, "b")
+            # An earlier transfer, had and passed on: to say no would give its sender the session back.
+            verdict = await current.refuse(aborted(2))
+            assert (verdict.accepted, [s.status for s in verdict.statuses]) == (False, [StatusCode.STALE])
+            verdict = await current.refuse(aborted(9, 99))
+            assert [s.status for s in verdict.statuses] == [StatusCode.TIMED_OUT]
+            assert current.get(MN) == replace(frozen, refused_generation=9)
+            assert not (await current.receive(received(9, 99))).accepted
+            assert (await current.receive(received(10, 100))).accepted
 
     asyncio.run(main())

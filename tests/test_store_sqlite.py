@@ -273,6 +273,21 @@ def test_newer_schema(path: Path) -> None:
         SqliteStore.open(path, KEY)
 
 
+def test_a_store_of_schema_1_is_migrated(path: Path) -> None:
+    record = make()
+    with SqliteStore.open(path, KEY) as store:
+        store.put(record)
+    edit(path, "ALTER TABLE sessions DROP COLUMN refused_generation", "PRAGMA user_version = 1")
+    with SqliteStore.open(path, KEY) as store:
+        assert store.get(record.mn_address) == record
+        refused = replace(record, refused_generation=1 << 63)
+        store.put(refused)
+        assert store.get(record.mn_address) == refused
+    edit(path, "UPDATE sessions SET refused_generation = x'0000000000000000'")
+    with SqliteStore.open(path, KEY) as store, pytest.raises(StoreError, match="changed outside"):
+        store.get(record.mn_address)
+
+
 def test_the_file_says_what_it_is(path: Path) -> None:
     SqliteStore.open(path, KEY).close()
     header = path.read_bytes()[:100]

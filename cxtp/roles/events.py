@@ -188,7 +188,8 @@ class ContextsReceived:
 
 @dataclass(frozen=True)
 class ActivateContexts:
-    """The mobile node came and proved itself: use what a ContextsReceived brought ahead."""
+    """The mobile node came and proved itself: use what a ContextsReceived brought ahead, then call
+    ``activated``."""
 
     mn_address: IPAddress
     contexts: tuple[EncodedContext, ...] = field(repr=False)
@@ -208,13 +209,17 @@ class PredictionExpired:
 
 @dataclass(frozen=True)
 class TransferAborted:
-    """A request or transfer ended and nothing of it may be installed.  ``transfer_id`` is None where no data
-    came, or data without a manifest; ``status`` is a StatusCode."""
+    """A request or transfer ended and nothing of it may be installed; ``status`` is a StatusCode.
+
+    With a ``transfer_id``, its sender waits for an answer: write down that this ``generation`` is refused, then
+    call ``refused``.  It is None where no data came, or data without a manifest: then all is done.
+    """
 
     mn_address: IPAddress
     transfer_id: int | None
     status: int
     peer: Peer
+    generation: int | None = None
 
 
 # --- mobile node ----------------------------------------------------------------------------------------------

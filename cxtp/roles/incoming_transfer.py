@@ -38,8 +38,12 @@ class State(Enum):
     """Some of the data is here; the rest has CT_MAX_TRANSFER_TIME from the first of it."""
     INSTALLING = "installing"
     """All is here; the node has to say ``installed``."""
+    REFUSING = "refusing"
+    """Nothing of it will be installed; the node has to write that down and say ``refused``."""
     STANDBY = "standby"
     """Contexts sent ahead are stored; their mobile node has CT_MAX_HANDOVER_TIME to come."""
+    ACTIVATING = "activating"
+    """The mobile node came; the node has to say ``activated``."""
 
 
 class Trigger(Enum):
@@ -53,7 +57,9 @@ class Trigger(Enum):
     INSTALLED = "the node's yes"
     STORED = "the node's yes to data sent ahead"
     FAILED = "the node's no"
+    REFUSED = "the node's word that the refusal is kept"
     ACTIVATE = "the mobile node"
+    ACTIVATED = "the node's word that they are in use"
     DEADLINE = "the deadline"
     CANCEL = "a cancel"
 
@@ -72,20 +78,28 @@ TRANSITIONS: dict[State, dict[Trigger, State]] = {
     State.COLLECTING: {
         Trigger.DATA: State.COLLECTING,
         Trigger.COMPLETE: State.INSTALLING,
-        Trigger.REJECT: State.IDLE,
-        Trigger.DEADLINE: State.IDLE,
-        Trigger.CANCEL: State.IDLE,
+        Trigger.REJECT: State.REFUSING,
+        Trigger.DEADLINE: State.REFUSING,
+        Trigger.CANCEL: State.REFUSING,
     },
     State.INSTALLING: {
         Trigger.INSTALLED: State.IDLE,
         Trigger.STORED: State.STANDBY,
         Trigger.FAILED: State.IDLE,
     },
+    State.REFUSING: {
+        Trigger.REFUSED: State.IDLE,
+    },
     State.STANDBY: {
-        Trigger.ACTIVATE: State.IDLE,
+        Trigger.ACTIVATE: State.ACTIVATING,
         Trigger.DEADLINE: State.IDLE,
     },
+    State.ACTIVATING: {
+        Trigger.ACTIVATED: State.IDLE,
+    },
 }
+
+_WAITS_FOR_THE_NODE = frozenset({State.INSTALLING, State.REFUSING, State.ACTIVATING})
 
 Identity = Union[int, bytes]
 """What tells a transfer from others of the same mobile node and router: its manifest's transfer identifier;
@@ -145,6 +159,8 @@ class Collection:
     parts: dict[int, tuple[EncodedContext, ...]] = field(default_factory=dict, repr=False)
     count: int = 0
     octets: int = 0
+    counted: int = 0
+    """Of ``octets``, those of parts that were taken."""
 
     @classmethod
     def begin(cls, message: ContextTransferData, part: Part) -> Collection:
@@ -182,6 +198,7 @@ class Collection:
         if self.count > limits.contexts_per_transfer or self.octets > limits.octets_per_transfer:
             raise Rejected("more contexts or octets than a transfer may have", status=StatusCode.NO_RESOURCES)
         self.parts[index] = part.contexts
+        self.counted = self.octets
         return True
 
     @property
@@ -265,7 +282,7 @@ class IncomingTransfer:
         other = self.collection is not None and self.collection.identity != identity
         if other or not self.is_with(peer):
             return DropReason.BUSY
-        return DropReason.DUPLICATE_DATA if self.state is State.INSTALLING else None
+        return DropReason.DUPLICATE_DATA if self.state in _WAITS_FOR_THE_NODE else None
 
     def due(self) -> float | None:
         """When the record's timer has to fire."""

@@ -8,7 +8,8 @@ What it promises, and what the node that drives it may build on:
   it again and installs nothing, and where no answer could be remembered none is given, nor anything installed.
   A previous router in doubt may ask after that, or after we restarted: ``outcome_of`` is where the node's own,
   lasting records come in.  A node that writes the outcome of every ContextsReceived and TransferAborted to its
-  store before it takes ``to_send`` can't be made to answer differently twice, whatever is lost or restarted.
+  store before it says ``installed`` or ``refused`` can't be made to answer differently twice, whatever is lost or
+  restarted.
 * The receipt in a CTDR names the transfer that it answers, so that a late one decides no newer transfer.
 * A key that came in a PCTD is discarded once it has proved a mobile node, and never proves another: its hash is
   kept (RFC 4067, 6.3).  A wrong token leaves it in place, or anybody could take it away with a forged CTAR.
@@ -92,6 +93,7 @@ class NewRouter(Router):
         # Requests that ended without data: what still comes for one is refused.
         self._withdrawn: Memory[tuple[tuple[IPAddress, str], IPAddress], int] = Memory(capacity, lifetime)
         self._used_keys: Memory[bytes, None] = Memory(capacity)
+        self._octets = 0
         self._handlers = {
             ContextTransferActivateRequest: self._on_activate_request,
             ContextTransferData: self._on_data,
@@ -157,6 +159,38 @@ class NewRouter(Router):
             self._activate(transfer, now)
         else:
             self._end(transfer, failures, now)
+
+    def refused(
+        self,
+        mn_address: IPAddress,
+        transfer_id: int | None,
+        statuses: Sequence[ContextStatus],
+        now: float,
+        *,
+        success: bool = False,
+    ) -> None:
+        """Say that a TransferAborted is written down: its sender may be told, with S=0 unless the node's records
+        say that it had all of this transfer before.
+
+        Raises LocalError where nothing waits for this.
+        """
+        transfer = self._transfers.get(mn_address)
+        if transfer is None or transfer.state is not State.REFUSING or transfer.transfer_id != transfer_id:
+            raise LocalError(f"no refusal of transfer {transfer_id} of {mn_address} waits to be told")
+        self._tell_refusal(transfer, Outcome(success, tuple(statuses)), now)
+
+    def activated(
+        self, mn_address: IPAddress, transfer_id: int | None, statuses: Sequence[ContextStatus], now: float
+    ) -> None:
+        """Say that the contexts of an ActivateContexts are in use, or why not: the mobile node is told.
+
+        Raises LocalError where nothing waits for this.
+        """
+        transfer = self._transfers.get(mn_address)
+        if transfer is None or transfer.state is not State.ACTIVATING or transfer.transfer_id != transfer_id:
+            raise LocalError(f"no contexts of {mn_address} wait to be activated by transfer {transfer_id}")
+        transfer.advance(Trigger.ACTIVATED)
+        self._end(transfer, _failures(statuses), now)
 
     def cancel(self, mn_address: IPAddress, now: float) -> None:
         """Give a request or transfer up that can't be finished in time (RFC 4067, 2.5.5).
@@ -257,9 +291,13 @@ class NewRouter(Router):
         try:
             if self._is_used(collection.key, now):
                 raise Rejected("the key has proved a mobile node before", status=StatusCode.NOT_AUTHORIZED)
+            before = collection.counted
             if not collection.add(message, part, self.config.limits):
                 detail = f"{message.short_name} for {transfer.mn_address}"
                 return self._drop(DropReason.DUPLICATE_DATA, detail, transfer.previous_router)
+            self._octets += collection.counted - before
+            if self._octets > self.config.limits.octets_under_way:
+                raise Rejected("all transfers together have too many octets", status=StatusCode.NO_RESOURCES)
             if collection.is_complete:
                 transfer.contexts = collection.contexts(self.config.context_types)
                 self._complete(transfer, collection, now)
@@ -289,10 +327,10 @@ class NewRouter(Router):
         if not self._proves(transfer, now):
             return
         transfer.advance(Trigger.ACTIVATE)
+        self._set_deadline(transfer, None)
         self._emit(
             ActivateContexts(transfer.mn_address, tuple(transfer.contexts), transfer.generation, transfer.transfer_id)
         )
-        self._end(transfer, (), now)
 
     def _proves(self, transfer: IncomingTransfer, now: float) -> bool:
         """Check the waiting CTAR, if there is one, with the PCTD's key (RFC 4067, 2.5.1).
@@ -358,18 +396,27 @@ class NewRouter(Router):
         self._set_deadline(transfer, now + self.config.timers.max_handover_time)
 
     def _abort(self, transfer: IncomingTransfer, trigger: Trigger, status: int, now: float) -> None:
-        """End a transfer of which nothing was or will be installed, and tell all who have to know."""
+        """Nothing of a transfer was or will be installed.  Its sender is told once the node has that on record."""
         transfer.advance(trigger)
         collection = transfer.collection
         if trigger is Trigger.CANCEL or (trigger is Trigger.DEADLINE and not (collection and collection.acknowledge)):
             self._send(ContextTransferCancel(mn_previous_address=transfer.mn_address), transfer.previous_router)
-        if collection is not None:
-            self._answer(transfer, Outcome(False, of_all(status)), now)
-        elif trigger is not Trigger.NOTHING:
-            withdrawn = (transfer.previous_router.identity, transfer.mn_address)
-            self._remember(self._withdrawn, withdrawn, status, now)
-        self._emit(TransferAborted(transfer.mn_address, transfer.transfer_id, status, transfer.previous_router))
-        self._end(transfer, of_all(status), now)
+        peer, generation = transfer.previous_router, transfer.generation
+        self._emit(TransferAborted(transfer.mn_address, transfer.transfer_id, status, peer, generation))
+        if collection is None:
+            if trigger is not Trigger.NOTHING:
+                self._remember(self._withdrawn, (peer.identity, transfer.mn_address), status, now)
+            self._end(transfer, of_all(status), now)
+        elif transfer.transfer_id is None:  # no record could name it
+            self._tell_refusal(transfer, Outcome(False, of_all(status)), now)
+        else:
+            collection.parts.clear()
+            self._set_deadline(transfer, None)
+
+    def _tell_refusal(self, transfer: IncomingTransfer, outcome: Outcome, now: float) -> None:
+        transfer.advance(Trigger.REFUSED)
+        self._answer(transfer, outcome, now)
+        self._end(transfer, _failures(outcome.statuses), now)
 
     def _answer(self, transfer: IncomingTransfer, outcome: Outcome, now: float) -> None:
         """Make the CTDR, remember it, and send it if the data's A asks for one."""
@@ -405,6 +452,8 @@ class NewRouter(Router):
         """The record's end: tell the waiting mobile node, forget the key and the contexts."""
         del self._transfers[transfer.mn_address]
         self._schedule.clear(transfer.mn_address)
+        if transfer.collection is not None:
+            self._octets -= transfer.collection.counted
         if transfer.activation is not None and transfer.requester is not None:
             self._acknowledge(transfer.activation, transfer.requester, failures, now)
 

@@ -33,7 +33,7 @@ class SessionState(str, Enum):
     STANDBY = "standby"
     """A replica that was sent ahead; another node has the session."""
     RELEASED = "released"
-    """A tombstone: given away and confirmed."""
+    """A tombstone: given away and confirmed, or refused and never had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class SessionRecord:
 
     ``generation`` grows with every change of owner (64 bits); ``peer`` names the node on the other side of the
     last transfer, ``transfer_id`` that transfer (64 bits, None: none yet); ``updated`` is in Unix seconds.
+    ``refused_generation``: transfers in up to this one were refused and are not to be taken any more (64 bits).
     Raises :class:`LocalError` for values out of range.
     """
 
@@ -52,6 +53,7 @@ class SessionRecord:
     peer: str = ""
     transfer_id: int | None = None
     updated: float
+    refused_generation: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.mn_address, (IPv4Address, IPv6Address)):
@@ -61,6 +63,7 @@ class SessionRecord:
         if not isinstance(self.state, SessionState):
             raise LocalError("SessionRecord.state must be a SessionState")
         _check_bits("generation", self.generation, GENERATION_BITS)
+        _check_bits("refused_generation", self.refused_generation, GENERATION_BITS)
         if self.transfer_id is not None:
             _check_bits("transfer_id", self.transfer_id, TRANSFER_ID_BITS)
         if isinstance(self.updated, bool) or not isinstance(self.updated, (int, float)):

@@ -81,7 +81,7 @@ class StoreKey:
 
 def _authenticated(store_id: bytes, record: SessionRecord) -> bytes:
     """All that stands beside the sealed contexts, each part behind its length so that none can shift."""
-    parts = (
+    parts = [
         _RECORD_LABEL,
         store_id,
         record.mn_address.packed,
@@ -90,5 +90,7 @@ def _authenticated(store_id: bytes, record: SessionRecord) -> bytes:
         b"" if record.transfer_id is None else record.transfer_id.to_bytes(8, "big"),
         record.peer.encode("utf-8"),
         struct.pack(">d", record.updated + 0.0),  # + 0.0: SQLite gives -0.0 back as 0.0
-    )
+    ]
+    if record.refused_generation:  # schema 1 did not have it
+        parts.append(record.refused_generation.to_bytes(8, "big"))
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)

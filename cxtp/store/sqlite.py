@@ -43,6 +43,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             sealed BLOB NOT NULL
         )""",
     ),
+    ("ALTER TABLE sessions ADD COLUMN refused_generation BLOB NOT NULL DEFAULT (x'0000000000000000')",),
 )
 """Statements that bring a store from schema n to n + 1, n being their index (PRAGMA user_version)."""
 
@@ -54,13 +55,13 @@ _JOURNAL_LIMIT = 64 * 1024 * 1024
 _PAGE = 256
 """Records that a walk over the store reads at a time."""
 
-_COLUMNS = "mn_address, state, generation, peer, transfer_id, updated, sealed"
+_COLUMNS = "mn_address, state, generation, peer, transfer_id, updated, refused_generation, sealed"
 _SELECT = f"SELECT {_COLUMNS} FROM sessions WHERE mn_address = ?"
 _UPSERT = f"""
-    INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (mn_address) DO UPDATE SET state = excluded.state, generation = excluded.generation,
         peer = excluded.peer, transfer_id = excluded.transfer_id, updated = excluded.updated,
-        sealed = excluded.sealed
+        refused_generation = excluded.refused_generation, sealed = excluded.sealed
     WHERE excluded.generation >= sessions.generation
 """
 
@@ -145,6 +146,13 @@ class SqliteStore:
         with self._guarded("read") as connection:
             row = connection.execute(_SELECT, (mn_address.packed,)).fetchone()
             return None if row is None else self._record(row)
+
+    def header(self, mn_address: IPAddress) -> SessionRecord | None:
+        """As :meth:`get`, less the contexts and without looking whether anybody changed it: cheap, for what decides
+        nothing."""
+        with self._guarded("read") as connection:
+            row = connection.execute(_SELECT, (mn_address.packed,)).fetchone()
+            return None if row is None else self._header(row)[0]
 
     def put(self, record: SessionRecord) -> None:
         """:meth:`put_many` of one."""
@@ -237,12 +245,20 @@ class SqliteStore:
             record.peer,
             None if record.transfer_id is None else record.transfer_id.to_bytes(8, "big"),
             float(record.updated),
+            record.refused_generation.to_bytes(8, "big"),
             self._key.seal(self._store_id, record),
         )
 
     def _record(self, row: Sequence[Any]) -> SessionRecord:
-        """Columns may hold anything: another program may have written them."""
-        address, state, generation, peer, transfer_id, updated, sealed = row
+        header, sealed = self._header(row)
+        return self._key.unseal(self._store_id, header, sealed)
+
+    def _header(self, row: Sequence[Any]) -> tuple[SessionRecord, bytes]:
+        """All but the contexts, not authenticated; and those, sealed.
+
+        Columns may hold anything: another program may have written them.
+        """
+        address, state, generation, peer, transfer_id, updated, refused_generation, sealed = row
         mn_address = _address(address)
         if mn_address is None:
             raise StoreError(f"{self.path} holds a record whose address is damaged")
@@ -254,11 +270,12 @@ class SqliteStore:
                 peer=str(peer, "utf-8"),
                 transfer_id=None if transfer_id is None else _integer(transfer_id),
                 updated=updated,
+                refused_generation=_integer(refused_generation),
             )
             octets = memoryview(sealed).tobytes()
         except (LocalError, TypeError, ValueError):
             raise StoreError(f"the record of {mn_address} is damaged or was changed outside of the store") from None
-        return self._key.unseal(self._store_id, header, octets)
+        return header, octets
 
     @contextmanager
     def _guarded(self, doing: str) -> Iterator[sqlite3.Connection]:
