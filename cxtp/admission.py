@@ -49,7 +49,7 @@ class Standing(Enum):
     NEW = "a change of owner that this node has not seen"
     HAD = "the transfer by which this node has the session: its answer was lost"
     STALE = "older than what this node knows"
-    REFUSED = "newer than what this node had, and refused before"
+    REFUSED = "newer than what this node had, and refused: before, or since it is in use here"
 
 
 def stand(held: SessionRecord | None, generation: int | None, transfer_id: int | None, *, predictive: bool) -> Standing:
@@ -61,14 +61,16 @@ def stand(held: SessionRecord | None, generation: int | None, transfer_id: int |
         return Standing.NEW
     if held.state is SessionState.OWNED and transfer_id is not None and held.transfer_id == transfer_id:
         return Standing.HAD  # also where it was sent ahead, and activated since
-    if (generation is None or predictive) and held.state in (SessionState.OWNED, SessionState.FROZEN):
+    if generation is None and held.state in (SessionState.OWNED, SessionState.FROZEN):
         return Standing.STALE
     again = held.state is SessionState.STANDBY and generation == held.generation
     if generation is None or again:
         return Standing.NEW
     if generation <= held.generation:
         return Standing.STALE
-    return Standing.REFUSED if generation <= held.refused_generation else Standing.NEW
+    # Nobody can send ahead what is in use here.  What is frozen here, and has a newer owner, was had by our peer.
+    in_use = predictive and held.state is SessionState.OWNED
+    return Standing.REFUSED if in_use or generation <= held.refused_generation else Standing.NEW
 
 
 def examine(

@@ -32,11 +32,11 @@ STANDINGS = [
     (OWNED, (4, 50, PCTD), HAD),
     (OWNED, (5, 51, CTD), STALE),
     (OWNED, (4, 40, CTD), STALE),
-    (OWNED, (6, 60, PCTD), STALE),  # nobody else can send ahead what is ours
+    (OWNED, (6, 60, PCTD), Standing.REFUSED),  # nobody else can send ahead what is ours
     (OWNED, (None, None, CTD), STALE),
     (FROZEN, (6, 60, CTD), NEW),
     (FROZEN, (5, 50, CTD), STALE),
-    (FROZEN, (6, 60, PCTD), STALE),
+    (FROZEN, (6, 60, PCTD), NEW),  # our peer had it, its answer lost, and passed it on
     (FROZEN, (None, None, CTD), STALE),
     (STANDBY, (5, 50, CTD), NEW),  # the same, no longer ahead
     (STANDBY, (5, 51, PCTD), NEW),
