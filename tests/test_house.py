@@ -33,6 +33,7 @@ LEVELS = {
     "cxtp.roles": 4,
     "contexts": 4,
     "cxtp.private_files": 5,
+    "cxtp.privileges": 5,
     "cxtp.pki": 5,
     "cxtp.transports": 5,
     "cxtp.store": 5,
