@@ -20,19 +20,25 @@ from .adapters.context_file import FileSession, read_context_file, write_context
 from .adapters.context_file_seal import KeyFile, Passphrase, Unseal
 from .adapters.strongswan_ha import read_ha_capture
 from .config import ProtocolConfig
+from .constants import PAYLOAD_PROTOCOL_IDENTIFIER, PORT
 from .control import ControlServer, Handler
-from .errors import ConfigurationError, LocalError
+from .errors import ConfigurationError, CxtpError, LocalError
 from .messages import IPAddress
 from .node import Node, NodeConfig
+from .path_protection import GuardedEndpoint, PathGuard, Transport, icmp, sctp, udp
 from .pki import node_paths
+from .privileges import drop_privileges
 from .proof import compare_keys, open_capture, suite_of
 from .roles.events import Peer
 from .store.records import SessionRecord
 from .store.sealing import StoreKey
 from .store.sqlite import SqliteStore
 from .transports.endpoint import Endpoint, Receiver, Router
+from .transports.icmp import IcmpEndpoint
+from .transports.sctp import SctpEndpoint, SctpSettings
 from .transports.tls import TlsEndpoint
 from .transports.udp import UdpEndpoint
+from .wire import ICMP_TYPES, IcmpMessage, build_icmp
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +51,10 @@ STOP_DELAY = 0.1
 class ServiceConfig:
     """What ``cxtp node run`` takes.  ``pki`` is the directory that ``cxtp pki`` made; only TLS needs it.
 
-    ``capture`` names a pcap that gets all CXTP messages in the clear, keys included: for a lab.
+    ``icmp``: the address at which mobile nodes reach us by ICMP, None for none; ``user``: who to become once all
+    sockets are open; ``allow_cleartext_keys_on_the_network``: for a lab, SCTP, UDP and ICMP carry messages whether ESP
+    protects the path or not; ``capture`` names a pcap that gets all CXTP messages in the clear, keys included: for a
+    lab.
     """
 
     name: str
@@ -54,6 +63,9 @@ class ServiceConfig:
     state: Path
     control: Path
     transport: str = "tls"
+    icmp: IPAddress | None = None
+    user: str | None = None
+    payload_protocol_identifier: int = PAYLOAD_PROTOCOL_IDENTIFIER
     pki: Path | None = None
     allow_cleartext_keys_on_the_network: bool = False
     protocol: ProtocolConfig = ProtocolConfig()
@@ -62,13 +74,35 @@ class ServiceConfig:
 
 
 def make_endpoint(config: ServiceConfig, receiver: Receiver) -> Endpoint:
-    """The transport that the options ask for.  Raises ConfigurationError."""
-    if config.transport == "udp":
-        return UdpEndpoint(
-            config.listen,
-            config.routers,
+    """The transport between routers that the options ask for.  Raises ConfigurationError."""
+    ports = {router.address: router.port for router in config.routers}
+    own_port = config.listen[1]
+    if config.transport == "sctp":
+        return _guarded(
+            config,
+            config.listen[0],
+            lambda peer: sctp(own_port, ports.get(peer, PORT)),
             receiver,
-            allow_cleartext_keys_on_the_network=config.allow_cleartext_keys_on_the_network,
+            lambda receiver: SctpEndpoint(
+                config.listen,
+                config.routers,
+                receiver,
+                payload_protocol_identifier=config.payload_protocol_identifier,
+                settings=SctpSettings(lifetime=config.protocol.timers.max_transfer_time),
+                associations=config.protocol.limits.connections,
+                events=lambda event: log.info("%s", event),
+            ),
+        )
+    if config.transport == "udp":
+        return _guarded(
+            config,
+            config.listen[0],
+            lambda peer: udp(own_port, ports.get(peer, PORT)),
+            receiver,
+            # The guard looks at what protects the path; loopback needs nothing.
+            lambda receiver: UdpEndpoint(
+                config.listen, config.routers, receiver, allow_cleartext_keys_on_the_network=True
+            ),
         )
     if config.pki is None:
         raise ConfigurationError("TLS needs certificates: give --pki with the directory that 'cxtp pki' made")
@@ -79,6 +113,28 @@ def make_endpoint(config: ServiceConfig, receiver: Receiver) -> Endpoint:
         receiver,
         connections=config.protocol.limits.connections,
     )
+
+
+def make_mobile_endpoint(config: ServiceConfig, receiver: Receiver) -> Endpoint:
+    """The transport to mobile nodes (RFC 4067, 3.2)."""
+    address = config.icmp
+    assert address is not None  # noqa: S101  # narrows the type: callers have looked
+    return _guarded(
+        config, address, lambda peer: icmp(address.version), receiver, lambda receiver: IcmpEndpoint(address, receiver)
+    )
+
+
+def _guarded(
+    config: ServiceConfig,
+    local: IPAddress,
+    transport_to: Callable[[IPAddress], Transport],
+    receiver: Receiver,
+    make: Callable[[Receiver], Endpoint],
+) -> Endpoint:
+    if config.allow_cleartext_keys_on_the_network:
+        log.warning("messages are carried whether ESP protects the path or not: for a lab only")
+        return make(receiver)
+    return GuardedEndpoint(make, receiver, PathGuard(local, transport_to))
 
 
 def open_store(state: Path) -> SqliteStore:
@@ -99,12 +155,19 @@ class Service:
         self.config = config
         self._capture = PcapWriter(config.capture) if config.capture is not None else None
         self.store = open_store(config.state)
-        self.node = Node(
-            NodeConfig(config.name, config.routers, config.protocol, config.mobile_node_keys),
-            self.store,
-            lambda receiver: make_endpoint(config, receiver),
-            tap=self._record if self._capture is not None else None,
-        )
+        try:
+            self.node = Node(
+                NodeConfig(config.name, config.routers, config.protocol, config.mobile_node_keys),
+                self.store,
+                lambda receiver: make_endpoint(config, receiver),
+                make_mobile_endpoint=(
+                    None if config.icmp is None else lambda receiver: make_mobile_endpoint(config, receiver)
+                ),
+                tap=self._record if self._capture is not None else None,
+            )
+        except CxtpError:
+            self.store.close()
+            raise
         self._stop = asyncio.Event()
         handlers: dict[str, Handler] = {
             "status": self._status,
@@ -128,6 +191,8 @@ class Service:
         try:
             await self.node.start()
             await self.control.start()
+            if self.config.user is not None:
+                drop_privileges(self.config.user)
             ready()
             await self._stop.wait()
         finally:
@@ -143,7 +208,13 @@ class Service:
             return
         ours, theirs = self.config.listen, (peer.address, peer.port)
         source, destination = (ours, theirs) if outgoing else (theirs, ours)
-        write = self._capture.write_udp if self.config.transport == "udp" else self._capture.write_tcp
+        if not peer.is_router and self.config.icmp is not None:
+            kind = ICMP_TYPES[peer.address.version]
+            addresses = (self.config.icmp, peer.address) if outgoing else (peer.address, self.config.icmp)
+            packet = build_icmp(IcmpMessage(kind, octets), addresses)
+            return self._capture.write_icmp(self.node.wall_clock(), *addresses, packet)
+        writers = {"udp": self._capture.write_udp, "sctp": self._capture.write_sctp}
+        write = writers.get(self.config.transport, self._capture.write_tcp)
         write(self.node.wall_clock(), *source, *destination, octets)
 
     # --- commands -----------------------------------------------------------------------------------------------
@@ -152,6 +223,8 @@ class Service:
         counters = {f"node.{name}": n for name, n in self.node.counters.items()}
         counters |= {f"sessions.{name}": n for name, n in self.node.sessions.counters.items()}
         counters |= {f"transport.{name}": n for name, n in self.node.endpoint.counters.items()}
+        if self.node.mobile_endpoint is not self.node.endpoint:
+            counters |= {f"icmp.{name}": n for name, n in self.node.mobile_endpoint.counters.items()}
         counters |= {f"dropped.{reason.name.lower()}": n for reason, n in self.node.router.counters.items()}
         return {
             "name": self.config.name,

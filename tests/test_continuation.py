@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from message_strategies import MN6, REPRODUCIBLE, encoded_contexts
 
+from contexts.base import encode
+from contexts.multicast_listener import MulticastListenerContext
 from cxtp.config import ContextTypes
 from cxtp.continuation import from_blocks, to_blocks
 from cxtp.errors import MalformedMessage
 from cxtp.messages import ContextBlock, ContextTransferData, EncodedContext
-from cxtp.wire import build, parse
+from cxtp.wire import build, build_blocks, parse
 
 # Octets of a context: the data of each of its blocks, and their Length fields.  A block of 255 words has 2,040
 # octets: 4 of header and 2,036 of data, or 8 and 2,032 where there is a presence vector.
@@ -171,3 +175,14 @@ def test_the_type_is_the_configs() -> None:
     assert from_blocks(blocks, types) == (EncodedContext(0xFF01, bytes(2037)),)
     # A receiver that does not know the type sees one more context of it, and says so in its CTDR.
     assert [context.feature_profile_type for context in from_blocks(blocks)] == [0xFF01, 0x7777]
+
+
+def test_each_multicast_group_has_a_block_of_its_own() -> None:
+    # RFC 4067, Appendix B: "one MLD context block per subscribed IPv6 multicast address"; FPT 1, Length 4
+    # (4 header, 8 prefix, 16 address, 4 padding), no presence vector.
+    prefix = bytes.fromhex("20010db800020000")
+    groups = ("ff0e0000000000000000000000000101", "ff0e0000000000000000000000000102")
+    for group in groups:
+        context = MulticastListenerContext(subnet_prefix=prefix, group=IPv6Address(bytes.fromhex(group)))
+        blocks = to_blocks(encode(context))
+        assert build_blocks(blocks).hex() == "00010400" + prefix.hex() + group + "00000000"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Limits, ProtocolConfig, Timers
+from ..constants import PAYLOAD_PROTOCOL_IDENTIFIER
 from ..control import CommandFailed, ControlClient
 from ..errors import ConfigurationError
 from ..messages import IPAddress
@@ -80,12 +81,22 @@ def _add_run(actions: Any) -> None:
     )
     run_.add_argument("--state", type=Path, required=True, help="directory of the store and its key")
     run_.add_argument("--control", type=Path, help="control socket (default: control.sock in the state directory)")
-    run_.add_argument("--transport", choices=("tls", "udp"), default="tls", help="default %(default)s")
+    run_.add_argument("--transport", choices=("tls", "sctp", "udp"), default="tls", help="default %(default)s")
+    run_.add_argument("--icmp", metavar="ADDRESS", help="take mobile nodes' requests by ICMP at this address too")
+    run_.add_argument("--user", help="become this user once all sockets are open; its must be the state directory")
+    run_.add_argument(
+        "--payload-protocol-identifier",
+        type=lambda text: int(text, 0),
+        default=PAYLOAD_PROTOCOL_IDENTIFIER,
+        metavar="N",
+        help="SCTP's, which the peers must agree on (default %(default)#x)",
+    )
     run_.add_argument("--pki", type=Path, help="directory that 'cxtp pki' made; needed for tls")
     run_.add_argument(
         "--allow-cleartext-keys-on-the-network",
         action="store_true",
-        help="let udp carry session keys off loopback, readable for all on the path unless ESP protects it",
+        help="for a lab: let sctp, udp and icmp carry session keys even where ESP does not protect the path "
+        "(cxtp check-path tells)",
     )
     run_.add_argument("--mobile-node-keys", type=Path, help='file (0600) of {"ADDRESS": "HEX"}: keys for tokens')
     run_.add_argument(
@@ -133,6 +144,9 @@ def run_node(arguments: argparse.Namespace) -> int:
         state=arguments.state,
         control=arguments.control or arguments.state / "control.sock",
         transport=arguments.transport,
+        icmp=None if arguments.icmp is None else parse_socket_address(arguments.icmp)[0],
+        user=arguments.user,
+        payload_protocol_identifier=arguments.payload_protocol_identifier,
         pki=arguments.pki,
         allow_cleartext_keys_on_the_network=arguments.allow_cleartext_keys_on_the_network,
         protocol=ProtocolConfig(timers=timers, limits=limits),

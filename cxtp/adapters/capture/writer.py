@@ -13,13 +13,17 @@ from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import BinaryIO
 
+from scapy.layers.sctp import crc32c
+
 from contexts.values import IPAddress
+from cxtp.constants import PAYLOAD_PROTOCOL_IDENTIFIER
 from cxtp.errors import ConfigurationError, LocalError
 from cxtp.wire import internet_checksum
 
 from .files import PathLike
 
-_ICMP, _TCP, _UDP, _FRAGMENT, _ICMPV6 = 1, 6, 17, 44, 58
+_ICMP, _TCP, _UDP, _FRAGMENT, _ICMPV6, _SCTP = 1, 6, 17, 44, 58, 132
+_ENDING, _BEGINNING, _UNORDERED = 1, 2, 4
 _FIN, _SYN, _PSH, _ACK = 1, 2, 8, 16
 
 _ACKNOWLEDGE_EVERY = 8
@@ -56,6 +60,7 @@ class PcapWriter:
         self.packets = 0
         self._identification = 0
         self._connections: dict[_Ends, _Connection] = {}
+        self._transmission_sequence_numbers: dict[_Ends, int] = {}
         self._opened = 0
         self._last_time = 0.0
         self._file: BinaryIO
@@ -143,6 +148,32 @@ class PcapWriter:
             self._segment(time, ends, _ACK)
             self._connections.pop(ends, None)
             self._connections.pop(_turned(ends), None)
+
+    def write_sctp(
+        self,
+        time: float,
+        source: IPAddress,
+        source_port: int,
+        destination: IPAddress,
+        destination_port: int,
+        payload: bytes,
+        *,
+        payload_protocol_identifier: int = PAYLOAD_PROTOCOL_IDENTIFIER,
+    ) -> None:
+        """One SCTP user message, unordered, on stream 0 (RFC 9260, 3.3.1): a DATA chunk per packet, in as many packets
+        as it takes.  The association's set-up is not written: the verification tag is 0."""
+        ends = (source, source_port, destination, destination_port)
+        room = (self.mtu - (20 if source.version == 4 else 40) - 12 - 16) // 4 * 4
+        for start in range(0, max(len(payload), 1), room):
+            part = payload[start : start + room]
+            flags = _UNORDERED | (_BEGINNING if start == 0 else 0) | (_ENDING if start + room >= len(payload) else 0)
+            number = self._transmission_sequence_numbers.get(ends, 1)
+            self._transmission_sequence_numbers[ends] = number + 1
+            chunk = struct.pack("!BBHIHHI", 0, flags, 16 + len(part), number, 0, 0, payload_protocol_identifier)
+            head = struct.pack("!HHI", source_port, destination_port, 0)
+            body = chunk + part + bytes(-len(part) % 4)
+            checksum = crc32c(head + bytes(4) + body)  # scapy gives it as it goes on the wire
+            self.write_ip(time, source, destination, _SCTP, head + struct.pack("!I", checksum) + body)
 
     def write_icmp(self, time: float, source: IPAddress, destination: IPAddress, octets: bytes) -> None:
         """One ICMP message, from its type on, with hop limit 255 (RFC 4067, 3.2); its checksum is put right."""

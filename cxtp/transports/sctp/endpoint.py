@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from ...constants import MAXIMUM_MESSAGE, PAYLOAD_PROTOCOL_IDENTIFIER
-from ...errors import TransportError
+from ...errors import ConfigurationError, TransportError
 from ...messages import IPAddress
 from ...roles.events import Peer
 from ..endpoint import AssociationLost, AssociationUp, EventReceiver, Receiver, Router, SendFailed, no_events
@@ -103,6 +103,8 @@ class SctpEndpoint:
         settings: SctpSettings = SctpSettings(),
         associations: int = 1024,
     ) -> None:
+        if listen[0].is_unspecified:
+            raise ConfigurationError("SCTP listens on one address, for one path (no multihoming): say which")
         self._listen = listen
         self._routers = {
             router.address: Peer(router.address, router.port, name=router.name, reliable=True, is_router=True)
@@ -131,7 +133,8 @@ class SctpEndpoint:
             if error.errno not in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT):
                 raise TransportError(f"can't open an SCTP socket: {error.strerror}") from error
             raise TransportError(
-                "this kernel has no SCTP: load its module (modprobe sctp), or use the TLS transport (--transport tls)"
+                "this kernel has no SCTP: load its module (modprobe sctp; some systems keep it in a package of extra "
+                "modules, or on a blacklist in /etc/modprobe.d), or use the TLS transport (--transport tls)"
             ) from error
         try:
             sock.setblocking(False)
@@ -322,6 +325,12 @@ class SctpEndpoint:
             self.counters["send_failed"] += 1
             if association is not None:
                 self._events(SendFailed(association.peer, "its lifetime is over, or the association is lost"))
+        elif isinstance(notification, api.PartialDeliveryAborted):
+            self.counters["partial_delivery_aborted"] += 1
+            association = self._associations.get(notification.association)
+            if association is not None:  # or the next message would be taken for the rest of this one
+                association.buffer.clear()
+                association.skipping = False
         else:
             name = "malformed" if notification is None else _name_of(notification.kind)
             self.counters[f"notification_{name}"] += 1

@@ -96,13 +96,20 @@ class SendFailure:
 
 
 @dataclass(frozen=True)
+class PartialDeliveryAborted:
+    """The rest of a message that was being delivered in pieces will not come (RFC 6458, 6.1.7)."""
+
+    association: int
+
+
+@dataclass(frozen=True)
 class OtherNotification:
     """One that tells nothing that we act on; ``flags`` and the type are kept for the counter."""
 
     kind: int
 
 
-Notification = Union[AssociationChange, SendFailure, OtherNotification]
+Notification = Union[AssociationChange, SendFailure, PartialDeliveryAborted, OtherNotification]
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,11 @@ def parse_notification(octets: bytes) -> Notification | None:
         (error,) = struct.unpack_from("=I", octets, 8)
         (association,) = struct.unpack_from("=i", octets, 28)
         return SendFailure(association, error)
+    if kind == NotificationType.PARTIAL_DELIVERY and len(octets) >= 16:
+        # header 8, indication 4, association 4: Linux has it before the stream, RFC 6458 after
+        indication, association = struct.unpack_from("=Ii", octets, 8)
+        if indication == 0:  # SCTP_PARTIAL_DELIVERY_ABORTED, the only one there is
+            return PartialDeliveryAborted(association)
     return OtherNotification(kind)
 
 
