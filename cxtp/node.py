@@ -163,8 +163,11 @@ class Node:
 
     # --- what an operator asks for -----------------------------------------------------------------------------------
 
-    async def move(self, mn_address: IPAddress, router: str) -> MoveReport:
+    async def move(self, mn_address: IPAddress, router: str, *, ahead: bool = False) -> MoveReport:
         """Give a session to another node and wait until that has confirmed it.
+
+        ``ahead``: it is to wait there for its mobile node, who proves itself with the key that it shares with us
+        (RFC 4067, 5.1); else it is in use there at once (docs/decisions.md, 16).
 
         Raises LocalError (no such session or router), MoveRefused (it stays here), MoveUnconfirmed (it stays
         frozen; calling again asks again), MoveOvertaken (it stays frozen), StoreError (what it says could not be
@@ -176,10 +179,15 @@ class Node:
         obstacle = self.endpoint.obstacle(peer)
         if obstacle is not None:
             raise LocalError(f"nothing can be sent to {router}: {obstacle}")
+        key = b""
+        if ahead:
+            key = self.config.mobile_node_keys.get(mn_address, b"")
+            if not key:
+                raise LocalError(f"no key is shared with {mn_address}: it could not prove itself at {router}")
         async with self._slots:
-            return await self._move(mn_address, peer)
+            return await self._move(mn_address, peer, key)
 
-    async def _move(self, mn_address: IPAddress, peer: Peer) -> MoveReport:
+    async def _move(self, mn_address: IPAddress, peer: Peer, key: bytes) -> MoveReport:
         record = self.sessions.get(mn_address)
         if record is None or record.state in (SessionState.STANDBY, SessionState.RELEASED):
             where = f"it is at {record.peer}" if record is not None and record.peer else "it is not known"
@@ -199,7 +207,7 @@ class Node:
         try:
             if record.state is SessionState.OWNED:
                 record = await self.sessions.freeze(mn_address, peer.name)
-                await self._send(record)
+                await self._send(record, key)
             else:
                 self._send_again(record)
             self._pump()
@@ -211,23 +219,22 @@ class Node:
             del self._moves[mn_address]
             del self._sent_octets[mn_address], self._move_started[mn_address]
 
-    async def _send(self, record: SessionRecord) -> None:
+    async def _send(self, record: SessionRecord, key: bytes) -> None:
         """Start the transfer that a FROZEN record tells of.  What can't even be sent is not frozen for it."""
         try:
-            self._transfer(record)
+            self._transfer(record, key)
         except LocalError:
             await self.sessions.reclaim(record)
             raise
 
-    def _transfer(self, record: SessionRecord) -> None:
-        self.router.previous.transfer(
-            record.mn_address,
-            self._peers[record.peer],
-            record.contexts,
-            record.generation,
-            self.clock(),
-            transfer_id=record.transfer_id,
-        )
+    def _transfer(self, record: SessionRecord, key: bytes = b"") -> None:
+        peer, now = self._peers[record.peer], self.clock()
+        mn_address, contexts, generation = record.mn_address, record.contexts, record.generation
+        previous, transfer_id = self.router.previous, record.transfer_id
+        if key:
+            previous.predict(mn_address, peer, contexts, generation, key, now, transfer_id)
+        else:
+            previous.transfer(mn_address, peer, contexts, generation, now, transfer_id)
 
     def _send_again(self, record: SessionRecord) -> None:
         """Ask what became of a FROZEN record's transfer, by sending it once more."""

@@ -292,7 +292,8 @@ class Service:
         return {"sessions": [self._row(record) for record in records]}
 
     async def _move(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        report = await self.node.move(ip_address(request["mn_address"]), str(request["to"]))
+        ahead = bool(request.get("ahead"))
+        report = await self.node.move(ip_address(request["mn_address"]), str(request["to"]), ahead=ahead)
         return {**vars(report), "mn_address": str(report.mn_address)}
 
     async def _request(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -279,6 +279,37 @@ def test_a_request_with_a_wrong_token_gets_no_contexts() -> None:
     assert role.deadline() is None
 
 
+def confirmed(role: PreviousRouter, key: bytes) -> None:
+    """A CT-Req with a true token, answered, and its data confirmed."""
+    role.receive(ct_req(9, key), NEW, T)
+    assert role.authorize(MN, key, T)
+    role.provide(MN, CONTEXTS, 7, key, T, TRANSFER_ID)
+    role.receive(ctdr(True), NEW, T)
+    take_events(role)
+    role.to_send(T)
+
+
+def test_a_key_that_has_moved_a_session_moves_no_other() -> None:
+    """RFC 4067, 6.3: for whichever mobile node."""
+    role = idle()
+    confirmed(role, KEY)
+    role.receive(replace(ct_req(10), mn_previous_address=MN), NEW, T + 20)
+    take_events(role)
+    assert not role.authorize(MN, KEY, T + 20)
+    assert any(isinstance(event, TokenRefused) for event in take_events(role))
+    for mn_address in (MN, MN + 1):
+        with pytest.raises(LocalError, match="has moved a session before"):
+            role.predict(mn_address, NEW, CONTEXTS, 8, KEY, T + 20)
+    role.predict(MN, NEW, CONTEXTS, 8, b"another", T + 20)
+
+
+def test_a_key_whose_transfer_was_refused_may_try_again() -> None:
+    role = idle()
+    role.predict(MN, NEW, CONTEXTS, 7, KEY, T)
+    role.receive(ctdr(False, INSTALL_FAILED), NEW, T)
+    role.predict(MN, NEW, CONTEXTS, 8, KEY, T)
+
+
 def test_a_true_token_without_a_key_to_check_it_with_is_refused() -> None:
     role = idle()
     role.receive(ct_req(9), NEW, T)

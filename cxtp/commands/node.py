@@ -43,6 +43,7 @@ def add(subparsers: Any) -> None:
     move.add_argument("mn", nargs="*", metavar="ADDRESS", help="the session's mobile node (the VPN peer)")
     move.add_argument("--all", action="store_true", help="all sessions that this node owns")
     move.add_argument("--to", required=True, metavar="NODE")
+    move.add_argument("--ahead", action="store_true", help="to wait there until its mobile node comes (RFC 4067, 5.1)")
     move.add_argument("--json", action="store_true")
 
     request = _add_client(actions, "request", run_request, "ask another node for a session")
@@ -241,7 +242,7 @@ async def _move_all(arguments: argparse.Namespace) -> int:
                 answer = {
                     "mn_address": mn_address,
                     "moved": True,
-                    **await one.ask("move", mn_address=mn_address, to=arguments.to),
+                    **await one.ask("move", mn_address=mn_address, to=arguments.to, ahead=arguments.ahead),
                 }
             except CommandFailed as error:
                 answer = {"mn_address": mn_address, "moved": False, "error": str(error)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -60,6 +61,20 @@ class Memory(Generic[Key, Value]):
             if end > now:
                 break
             self._entries.popitem(last=False)
+
+
+class UsedKeys:
+    """Keys that have proved a mobile node, by their hashes: none may do so again (RFC 4067, 6.3)."""
+
+    def __init__(self, capacity: int) -> None:
+        self._hashes: Memory[bytes, None] = Memory(capacity)
+
+    def add(self, key: bytes, now: float) -> bool:
+        """Remember a key; True where the oldest had to go for it."""
+        return self._hashes.put(hashlib.sha256(key).digest(), None, now)
+
+    def __contains__(self, key: bytes) -> bool:
+        return self._hashes.knows(hashlib.sha256(key).digest(), 0.0)
 
 
 class RequestRate:

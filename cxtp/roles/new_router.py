@@ -18,7 +18,6 @@ What it promises, and what the node that drives it may build on:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
@@ -50,7 +49,7 @@ from .events import (
     TransferAborted,
 )
 from .incoming_transfer import Collection, Identity, IncomingTransfer, Part, Rejected, State, Trigger, read_part
-from .memory import Memory
+from .memory import Memory, UsedKeys
 from .router import Router, of_all
 from .schedule import Backoff
 
@@ -92,7 +91,7 @@ class NewRouter(Router):
         self._answers: Memory[_Answered, ContextTransferDataReply] = Memory(capacity, lifetime)
         # Requests that ended without data: what still comes for one is refused.
         self._withdrawn: Memory[tuple[tuple[IPAddress, str], IPAddress], int] = Memory(capacity, lifetime)
-        self._used_keys: Memory[bytes, None] = Memory(capacity)
+        self._used_keys = UsedKeys(capacity)
         self._octets = 0
         self._handlers = {
             ContextTransferActivateRequest: self._on_activate_request,
@@ -289,7 +288,7 @@ class NewRouter(Router):
             self._withdrawn.forget(withdrawn)
             return self._abort(transfer, Trigger.REJECT, status, now)
         try:
-            if self._is_used(collection.key, now):
+            if collection.key in self._used_keys:
                 raise Rejected("the key has proved a mobile node before", status=StatusCode.NOT_AUTHORIZED)
             before = collection.counted
             if not collection.add(message, part, self.config.limits):
@@ -341,19 +340,17 @@ class NewRouter(Router):
         if request is None or requester is None or collection is None:
             return False
         try:
-            if self._is_used(collection.key, now):
+            if collection.key in self._used_keys:
                 raise TokenRejected("the key has proved a mobile node before")
             verify_token(collection.key, request, collection.algorithm)
         except TokenRejected:
             transfer.activation = transfer.requester = None
             self._refuse_token(request, requester, now)
             return False
-        self._remember(self._used_keys, _hash(collection.key), None, now)
+        if self._used_keys.add(collection.key, now):
+            self.counters[DropReason.MEMORY_EVICTED] += 1
         collection.key = b""
         return True
-
-    def _is_used(self, key: bytes, now: float) -> bool:
-        return bool(key) and self._used_keys.knows(_hash(key), now)
 
     def _refuse_token(self, request: ContextTransferActivateRequest, peer: Peer, now: float) -> None:
         self.counters[DropReason.TOKEN_REFUSED] += 1
@@ -475,7 +472,3 @@ def _transfer_request(request: ContextTransferActivateRequest) -> ContextTransfe
 
 def _failures(statuses: Sequence[ContextStatus]) -> tuple[ContextStatus, ...]:
     return tuple(dict.fromkeys(s for s in statuses if s.status != StatusCode.SUCCESS))
-
-
-def _hash(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

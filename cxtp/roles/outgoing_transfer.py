@@ -125,7 +125,8 @@ class OutgoingTransfer:
     """One mobile node's transfer.
 
     ``request`` is what asked for it, if anything did, and ``requester`` who sent that; ``sequence_numbers`` are
-    those of all the requests that its end answers.  ``single``: no other transfer of this mobile node to
+    those of all the requests that its end answers, ``key`` the one that proved or will prove the mobile node.
+    ``single``: no other transfer of this mobile node to
     this router is recent enough for a reply to it to be still on its way.
     """
 
@@ -135,6 +136,7 @@ class OutgoingTransfer:
     request: Request | None = None
     requester: Peer | None = None
     authorized: bool = False
+    key: bytes = field(default=b"", repr=False)
     state: State = State.IDLE
     data: Data | None = None
     sequence_numbers: set[int] = field(default_factory=set)

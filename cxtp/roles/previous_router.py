@@ -2,6 +2,7 @@
 
 What it promises, and what the node that drives it may build on:
 
+* A key moves one session, once (RFC 4067, 6.3).
 * Nothing leaves before the token of the request is checked, where a request carries one.
 * Once data is out, only two things end the doubt about who owns the session: a CTDR of the new router for this
   very transfer (its receipt tells), or nothing.  A deadline that passes decides nothing (TransferUnconfirmed),
@@ -43,7 +44,7 @@ from .events import (
     TransferRefused,
     TransferUnconfirmed,
 )
-from .memory import Memory
+from .memory import Memory, UsedKeys
 from .outgoing_transfer import Data, OutgoingTransfer, State, Trigger, judge_reply
 from .router import Router, of_all
 
@@ -72,6 +73,7 @@ class PreviousRouter(Router):
         # What a CT-Req was answered with, to answer its duplicates alike: a refusal, or None for data.
         self._requests: Memory[_CtReqKey, ContextTransferData | None] = Memory(capacity, lifetime)
         # Mobile nodes and routers with a transfer so recent that a CTDR without receipt may be its.
+        self._used_keys = UsedKeys(capacity)
         self._recent: Memory[tuple[IPAddress, tuple[IPAddress, str]], None] = Memory(capacity, lifetime)
         self._handlers = {
             ContextTransferActivateRequest: self._on_activate_request,
@@ -115,6 +117,8 @@ class PreviousRouter(Router):
         """
         if not key:
             raise LocalError("a predictive transfer needs the key that the mobile node shares with us")
+        if key in self._used_keys:
+            raise LocalError(f"the key shared with {mn_address} has moved a session before: it needs a new one")
         return self._start(mn_address, new_router, contexts, generation, key, now, transfer_id)
 
     def authorize(self, mn_address: IPAddress, key: bytes | None, now: float) -> bool:
@@ -132,7 +136,10 @@ class PreviousRouter(Router):
             try:
                 if not key:
                     raise TokenRejected(f"no key to check the {request.short_name}'s token with")
+                if key in self._used_keys:
+                    raise TokenRejected("the key has moved a session before")
                 verify_token(key, request)
+                transfer.key = key
             except TokenRejected:
                 self.counters[DropReason.TOKEN_REFUSED] += 1
                 if transfer.requester is not None:
@@ -249,6 +256,8 @@ class PreviousRouter(Router):
         if transfer_id is None:
             return
         if verdict.trigger is Trigger.CONFIRM:
+            if transfer.key and self._used_keys.add(transfer.key, now):
+                self.counters[DropReason.MEMORY_EVICTED] += 1
             for sequence_number in transfer.sequence_numbers:
                 self._remember(self._requests, (peer.identity, mn_address, sequence_number), None, now)
             self._emit(TransferConfirmed(mn_address, transfer_id, statuses))
@@ -329,6 +338,7 @@ class PreviousRouter(Router):
 
     def _launch(self, transfer: OutgoingTransfer, data: Data, now: float) -> None:
         transfer.data = data
+        transfer.key = data.key or transfer.key
         transfer.first_sent = now
         self._attempt(transfer, now)
 

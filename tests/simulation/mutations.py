@@ -108,9 +108,9 @@ def _thaw_when_unconfirmed(self: node.Node, event: TransferUnconfirmed) -> None:
         self._spawn(self.sessions.reclaim(record))
 
 
-async def _release_at_once(self: node.Node, record: SessionRecord) -> None:
+async def _release_at_once(self: node.Node, record: SessionRecord, key: bytes) -> None:
     """What was sent has arrived, surely."""
-    self._transfer(record)
+    self._transfer(record, key)
     await self.sessions.release(record)
 
 

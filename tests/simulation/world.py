@@ -342,7 +342,10 @@ class World:
             return
         self.step(f"the operator moves {mn_address} from {node.config.name} to {to}")
         try:
-            await node.move(mn_address, to)
+            ahead = self.rng.random() < 0.2
+            if ahead:
+                self.keys[mn_address] = self.rng.getrandbits(128).to_bytes(16, "big")
+            await node.move(mn_address, to, ahead=ahead)
             self.moves["moved"] += 1
         except CxtpError as error:
             self.moves[type(error).__name__] += 1
