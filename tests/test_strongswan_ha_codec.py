@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -244,6 +245,18 @@ def test_every_attribute_of_every_version_there_and_back(version: int) -> None:
     assert build_message(parse_message(octets)) == octets
 
 
+def _in_order(selector: HaTrafficSelector) -> HaTrafficSelector:
+    start, end = sorted((selector.start_address, selector.end_address), key=int)
+    return replace(selector, start_address=start, end_address=end)
+
+
+def test_a_traffic_selector_that_ends_before_it_starts_is_refused() -> None:
+    selector = HaTrafficSelector(6, 1, 2, True, IPv4Address("10.0.0.9"), IPv4Address("10.0.0.8"))
+    octets = build_message(HaMessage(5, HaMessageType.CHILD_ADD, (HaAttribute(Attribute.LOCAL_TS, selector),)))
+    with pytest.raises(MalformedHaMessage, match="start lies above its end"):
+        parse_message(octets)
+
+
 names = st.binary(max_size=20).filter(lambda octets: 0 not in octets)
 values = {
     Form.IKE_SA_ID: st.builds(
@@ -272,7 +285,7 @@ values = {
             st.ip_addresses(v=v),
             st.ip_addresses(v=v),
         )
-    ),
+    ).map(_in_order),
 }
 
 

@@ -86,6 +86,8 @@ class _TrafficSelectorBody(Adapter):  # type: ignore[misc]
     def _decode(self, obj: Any, context: Any, path: str) -> HaTrafficSelector:
         start, end = _unpacked(obj.start_address), _unpacked(obj.end_address)
         dynamic = _boolean(obj.dynamic)
+        if int(start) > int(end):
+            raise ValueError("a range whose start lies above its end")
         return HaTrafficSelector(obj.protocol, obj.start_port, obj.end_port, dynamic, start, end)
 
     def _encode(self, obj: HaTrafficSelector, context: Any, path: str) -> dict[str, Any]:
