@@ -253,7 +253,7 @@ def _in_order(selector: HaTrafficSelector) -> HaTrafficSelector:
 def test_a_traffic_selector_that_ends_before_it_starts_is_refused() -> None:
     selector = HaTrafficSelector(6, 1, 2, True, IPv4Address("10.0.0.9"), IPv4Address("10.0.0.8"))
     octets = build_message(HaMessage(5, HaMessageType.CHILD_ADD, (HaAttribute(Attribute.LOCAL_TS, selector),)))
-    with pytest.raises(MalformedHaMessage, match="start lies above its end"):
+    with pytest.raises(MalformedHaMessage, match="LOCAL_TS"):
         parse_message(octets)
 
 

@@ -24,10 +24,9 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", help=f"of {', '.join(SHARES)} (default: all)")
     parser.add_argument("--inputs", type=int, default=10_000_000, help="in all targets together (default %(default)s)")
     parser.add_argument("--work", type=Path, default=Path(".soak"), help="directory of the growing corpus")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    arguments, rest = parser.parse_known_args()
-    if arguments.child:
-        return fuzz(arguments.child, rest)
+    if sys.argv[1:2] == ["--child"]:
+        return fuzz(sys.argv[2], sys.argv[3:])
+    arguments = parser.parse_args()
     targets = arguments.targets or list(SHARES)
     unknown = set(targets) - set(SHARES)
     if unknown:
@@ -75,7 +74,7 @@ def fuzz(target: str, options: list[str]) -> int:
     """In the child: never returns while all is well."""
     import atheris
 
-    with atheris.instrument_imports(include=["cxtp", "contexts"]):
+    with atheris.instrument_imports(include=["cxtp", "contexts", "construct"]):
         from fuzz.targets import TARGETS
     atheris.Setup([sys.argv[0], *options], TARGETS[target])
     atheris.Fuzz()
