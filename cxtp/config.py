@@ -61,6 +61,9 @@ class Limits:
     octets_per_transfer: int = 8 * 1024 * 1024
     """Octets of all contexts of one mobile node."""
 
+    identifiers_per_packet: int = 256
+    """Context types in a CTAR, statuses in a CTAA: so that it fits one packet of any link (RFC 4067, 3.2)."""
+
     octets_under_way: int = 256 * 1024 * 1024
     """Octets of all contexts that a new router has received and not yet handed to its node for good."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from helpers import KEY, MN, MOBILE, NEW, OTHER, PREVIOUS, Fixed, ctaa, ctar, ctd, drops, take_events, token
@@ -12,8 +14,10 @@ from cxtp.errors import LocalError
 from cxtp.messages import ContextRequest, ContextStatus, ContextTransferActivateRequest
 from cxtp.roles import DropReason, MobileNode, Outgoing
 from cxtp.roles.events import ActivationAcknowledged, ActivationFailed
+from cxtp.wire import build
 
 T = 100.0
+NEW6 = replace(NEW, address=ip_address("2001:db8::2"))
 
 
 def waiting(*, predictive: bool = False) -> MobileNode:
@@ -128,3 +132,15 @@ def test_activations_under_way_are_limited() -> None:
 def test_an_empty_key_is_none() -> None:
     with pytest.raises(LocalError):
         MobileNode(Fixed(9)).activate(MN, PREVIOUS, NEW, T, b"")
+
+
+def test_a_ctar_fits_one_packet() -> None:
+    """RFC 4067, 3.2: 1280 octets less 48 of IPv6 and ICMP pass every link."""
+    role = MobileNode(Fixed(9))
+    address = ip_address("2001:db8::77")
+    most = [ContextRequest(2 + number) for number in range(256)]
+    with pytest.raises(LocalError, match="257 context types"):
+        role.activate(address, PREVIOUS, NEW, T, KEY, [*most, ContextRequest(999)])
+    role.activate(address, replace(PREVIOUS, address=ip_address("2001:db8::1")), NEW6, T, KEY, most)
+    (outgoing,) = role.to_send(T)
+    assert 1000 < len(build(outgoing.message)) <= 1280 - 40 - 8

@@ -26,12 +26,14 @@ from test_roles_new_router import INSTALL_FAILED, T, idle, received, standby, wh
 from cxtp.config import Limits, ProtocolConfig
 from cxtp.constants import StatusCode
 from cxtp.errors import LocalError
+from cxtp.messages import ContextStatus
 from cxtp.roles import DropReason, Outgoing
 from cxtp.roles.events import (
     ActivateContexts,
     TokenRefused,
     TransferAborted,
 )
+from cxtp.wire import build
 
 
 def test_a_wrong_token_activates_nothing_and_leaves_the_key_for_the_right_one() -> None:
@@ -165,3 +167,16 @@ def test_ctars_are_rate_limited() -> None:
     role.receive(ctar(9, PREVIOUS), MOBILE, T)
     role.receive(ctar(10, PREVIOUS), MOBILE, T)
     assert drops(role) == [DropReason.RATE_LIMITED]
+
+
+def test_a_ctaa_fits_one_packet() -> None:
+    """RFC 4067, 3.2: what failed is told as far as there is room."""
+    role = standby()
+    role.receive(ctar(9, PREVIOUS), MOBILE, T)
+    take_events(role)
+    role.to_send(T)
+    failures = [ContextStatus(2 + number, StatusCode.INSTALL_FAILED) for number in range(1000)]
+    role.activated(MN, TRANSFER_ID, failures, T)
+    (outgoing,) = role.to_send(T)
+    assert outgoing.message == ctaa(*failures[:256])
+    assert len(build(outgoing.message)) <= 1280 - 40 - 8

@@ -10,6 +10,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ import pytest
 from node_helpers import MN, PROTOCOL, TRACES, recorded_contexts, until
 from test_demo import secrets_of
 
+from cxtp.config import ProtocolConfig, Timers
 from cxtp.control import CommandFailed, ControlClient
 from cxtp.dissect import sightings
 from cxtp.errors import ConfigurationError, StoreError, TransportError
-from cxtp.service import Service, ServiceConfig, open_store
+from cxtp.path_protection import GuardedEndpoint
+from cxtp.service import Service, ServiceConfig, make_endpoint, make_mobile_endpoint, open_store
 from cxtp.store.records import SessionState
 from cxtp.transports.endpoint import Router
+from cxtp.transports.sctp import SctpEndpoint
 
 TRACE = "k-transport-cbc"
 
@@ -219,3 +223,21 @@ def test_a_state_directory_is_private(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert json.dumps(sorted(modes)).count("store.key") == 1
+
+
+def test_the_sctp_lifetime_is_the_transfer_time(tmp_path: Path) -> None:
+    """RFC 4067, 3.1: CT_MAX_TRANSFER_TIME is the lifetime of PR-SCTP."""
+    config = replace(Cluster(tmp_path).config("a"), transport="sctp", protocol=ProtocolConfig(Timers(0.345)))
+    endpoint = make_endpoint(config, lambda octets, peer: None)
+    assert isinstance(endpoint, GuardedEndpoint)
+    assert isinstance(endpoint.endpoint, SctpEndpoint)
+    assert endpoint.endpoint._settings.lifetime == 0.345
+
+
+@pytest.mark.parametrize("transport", ["sctp", "udp"])
+def test_what_shows_keys_is_guarded_unless_it_is_a_lab(tmp_path: Path, transport: str) -> None:
+    config = replace(Cluster(tmp_path).config("a"), transport=transport, icmp=ip_address("127.0.0.1"))
+    for make in (make_endpoint, make_mobile_endpoint):
+        assert isinstance(make(config, lambda octets, peer: None), GuardedEndpoint)
+        lab = replace(config, allow_cleartext_keys_on_the_network=True)
+        assert not isinstance(make(lab, lambda octets, peer: None), GuardedEndpoint)

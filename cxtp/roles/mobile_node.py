@@ -116,6 +116,8 @@ class MobileNode(Role):
         if len(self._activations) >= self.config.limits.transfers:
             raise LocalError("as many activations are under way as Limits.transfers allows")
         asked = tuple(requested)
+        if len(asked) > self.config.limits.identifiers_per_packet:
+            raise LocalError(f"{len(asked)} context types do not fit one packet: name fewer, or none for all")
         sequence_number, token = self._draw(mn_previous_address, key, asked, now)
 
         def request(receiver: Peer, other: Peer) -> Outgoing:

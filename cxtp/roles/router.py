@@ -70,6 +70,7 @@ class Router(Role):
         if not request.acknowledge:
             return
         mn_address = request.mn_previous_address
-        answer = ContextTransferActivateAcknowledge(mn_previous_address=mn_address, statuses=statuses)
+        told = statuses[: self.config.limits.identifiers_per_packet]
+        answer = ContextTransferActivateAcknowledge(mn_previous_address=mn_address, statuses=told)
         self._remember(self._activations, (mn_address, request.sequence_number), answer, now)
         self._send(answer, peer)
