@@ -27,7 +27,7 @@ from .messages import IPAddress
 from .node import Node, NodeConfig
 from .path_protection import GuardedEndpoint, PathGuard, Transport, icmp, sctp, udp
 from .pki import node_paths
-from .privileges import drop_privileges
+from .privileges import Capability, drop_privileges
 from .proof import compare_keys, open_capture, suite_of
 from .roles.events import Peer
 from .store.records import SessionRecord
@@ -192,7 +192,8 @@ class Service:
             await self.node.start()
             await self.control.start()
             if self.config.user is not None:
-                drop_privileges(self.config.user)
+                # The guard of the path goes on asking the kernel.
+                drop_privileges(self.config.user, keep=[Capability.NET_ADMIN] if self._asks_the_kernel else [])
             ready()
             await self._stop.wait()
         finally:
@@ -201,6 +202,10 @@ class Service:
             self.store.close()
             if self._capture is not None:
                 self._capture.close()
+
+    @property
+    def _asks_the_kernel(self) -> bool:
+        return any(isinstance(e, GuardedEndpoint) for e in (self.node.endpoint, self.node.mobile_endpoint))
 
     def _record(self, octets: bytes, peer: Peer, outgoing: bool) -> None:
         """Into the capture, as cleartext: over TLS this is what was inside."""

@@ -59,7 +59,7 @@ def test_a_broken_protocol_is_found(name: str) -> None:
         for seed in range(mutation.seeds):
             with tempfile.TemporaryDirectory(dir=scratch()) as directory:
                 try:
-                    World(seed, Path(directory)).run(STEPS)
+                    World(seed, Path(directory), harsh=True).run(STEPS)
                 except Violation:
                     return
     pytest.fail(f"{name!r} ({mutation.what}) was not found within {mutation.seeds} seeds")

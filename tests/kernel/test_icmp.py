@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from cxtp.adapters.xfrm import XfrmClient, XfrmError
 from cxtp.config import ProtocolConfig, Timers
 from cxtp.errors import ConfigurationError, TransportError
 from cxtp.messages import ContextTransferActivateAcknowledge, ContextTransferActivateRequest, ContextTransferCancel
 from cxtp.mobile import MobileNodeClient
-from cxtp.privileges import drop_privileges
+from cxtp.privileges import Capability, drop_privileges
 from cxtp.roles.events import Peer
 from cxtp.transports.icmp import IcmpEndpoint, open_icmp_socket
 from cxtp.wire import IcmpMessage, build, build_icmp, parse
@@ -289,6 +290,28 @@ def test_privileges_are_gone_once_the_socket_is_open(network: Network) -> None:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     sock.close()
+
+
+@pytest.mark.parametrize("keep", [[], [Capability.NET_ADMIN]])
+def test_what_is_kept_is_kept_alone(network: Network, keep: list[Capability]) -> None:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            drop_privileges("nobody", keep)
+            try:
+                with XfrmClient() as client:
+                    client.policies()
+                asks = True
+            except XfrmError as error:
+                asks = "CAP_NET_ADMIN" not in str(error)
+            try:
+                open_icmp_socket(network.ipv4("mobile"))
+            except TransportError:
+                code = 0 if asks is bool(keep) else 3
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_users_that_nobody_can_become() -> None:

@@ -101,8 +101,8 @@ class KernelSink:
 
     async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
         await self.pause()
-        ((number, last),) = map(counter_of, record.contexts)
-        ((_, limit),) = map(counter_of, ceiling.contexts)
+        number, last = counter_of(record.contexts[0])
+        _, limit = counter_of(ceiling.contexts[0])
         before = self.kernel.sessions.get(record.mn_address)
         if before is None:
             self.kernel.sessions[record.mn_address] = Installed(number, last, limit)
@@ -118,7 +118,7 @@ class KernelSink:
         await self.pause()
         if installed is None:
             return record.contexts
-        return (context_of(installed.number, installed.last),)
+        return (context_of(installed.number, installed.last), *record.contexts[1:])
 
     async def holds(self, record: SessionRecord) -> bool:
         await self.pause()
@@ -126,9 +126,13 @@ class KernelSink:
 
     async def raise_ceiling(self, ceiling: SessionRecord) -> None:
         await self.pause()
-        ((_, limit),) = map(counter_of, ceiling.contexts)
+        _, limit = counter_of(ceiling.contexts[0])
         if ceiling.mn_address in self.kernel.sessions:
             self.kernel.sessions[ceiling.mn_address].ceiling = limit
+
+
+PADDING = tuple(EncodedContext(0x7001 + n, bytes(300)) for n in range(3))
+"""Contexts that nobody knows: with them a transfer takes several messages."""
 
 
 def burst(rng: random.Random) -> int:

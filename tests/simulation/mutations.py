@@ -24,7 +24,7 @@ from .kernel import Kernel
 
 @dataclass(frozen=True)
 class Mutation:
-    """``replacements`` are (owner, attribute, value); the first of ``seeds`` seeds that fails is to be found."""
+    """``replacements`` are (owner, attribute, value); within ``seeds`` seeds of harsh worlds it is to be found."""
 
     what: str
     seeds: int
@@ -140,40 +140,40 @@ _judge: Callable[..., Any] = _any_reply_will_do
 
 MUTATIONS = {
     "forget the freeze in the kernel": Mutation(
-        "the previous router's kernel goes on sending", 3, ((sessions.Sessions, "freeze", _freeze_on_disk_alone),)
+        "the previous router's kernel goes on sending", 10, ((sessions.Sessions, "freeze", _freeze_on_disk_alone),)
     ),
     "forget the freeze on disk": Mutation(
-        "a restart takes a session into use that was sent", 3,
+        "a restart takes a session into use that was sent", 10,
         ((sessions.Sessions, "freeze", _freeze_in_the_kernel_alone),),
     ),
     "skip the fence": Mutation(
-        "after a loss of power the counters on disk are gone on from", 3,
+        "after a loss of power the counters on disk are gone on from", 10,
         ((sessions.Sessions, "_ceiling", _no_ceiling), (Kernel, "enforces_ceiling", False)),
     ),
     "answer before storing": Mutation(
         "S=1 is sent, then the record is written", 10, ((node.Node, "_admit", _answer_first),)
     ),
     "acknowledge commits early": Mutation(
-        "the store's writer does not wait for the disk", 3, ((writer.StoreWriter, "put", _put_later),)
+        "the store's writer does not wait for the disk", 10, ((writer.StoreWriter, "put", _put_later),)
     ),
     "drop the duplicate check": Mutation(
-        "whatever comes is new", 20,
+        "whatever comes is new", 40,
         ((admission, "stand", _all_is_new), (new_router.NewRouter, "_recorded", _forget_answers)),
     ),
     "thaw on a timer": Mutation(
-        "an unconfirmed transfer is taken back", 3, ((node.Node, "_unconfirmed", _thaw_when_unconfirmed),)
+        "an unconfirmed transfer is taken back", 10, ((node.Node, "_unconfirmed", _thaw_when_unconfirmed),)
     ),
     "release without an answer": Mutation(
-        "contexts are forgotten once they are sent", 3, ((node.Node, "_send", _release_at_once),)
+        "contexts are forgotten once they are sent", 10, ((node.Node, "_send", _release_at_once),)
     ),
     "refuse from memory": Mutation(
-        "S=0 is sent of a transfer that may still be taken after a restart", 100,
+        "S=0 is sent of a transfer that may still be taken after a restart", 80,
         ((sessions.Sessions, "refuse", _refuse_from_memory),),
     ),
     "believe any reply": Mutation(
-        "a CTDR's receipt is not looked at", 20, ((previous_router, "judge_reply", _judge),)
+        "a CTDR's receipt is not looked at", 40, ((previous_router, "judge_reply", _judge),)
     ),
     "take stale for a no": Mutation(
-        "a router that knows a later owner gives the session back", 20, ((node.Node, "_refused", _stale_is_a_no),)
+        "a router that knows a later owner gives the session back", 40, ((node.Node, "_refused", _stale_is_a_no),)
     ),
 }

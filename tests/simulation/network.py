@@ -34,6 +34,7 @@ class Network:
         self.rng, self.loop, self.quality, self.tell = rng, loop, quality, tell
         self.endpoints: dict[IPAddress, SimulatedEndpoint] = {}
         self.cut: frozenset[frozenset[IPAddress]] = frozenset()
+        self.on_send: Callable[[IPAddress, str], None] = lambda sender, name: None
 
     def carries(self, one: IPAddress, other: IPAddress) -> bool:
         return frozenset((one, other)) not in self.cut
@@ -41,6 +42,7 @@ class Network:
     def send(self, octets: bytes, sender: SimulatedEndpoint, destination: IPAddress) -> None:
         rng, quality = self.rng, self.quality
         name = describe(octets)
+        self.on_send(sender.address, name)
         if not self.carries(sender.address, destination):
             return self.tell(f"{sender.address} -X {destination} {name} cut off")
         if sender.reliable:
