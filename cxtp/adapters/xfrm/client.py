@@ -9,17 +9,26 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ...errors import TransportError
-from .formats import MESSAGE_HEADER, S32, MalformedNetlink, messages, parse_policy, parse_security_association
+from .formats import (
+    MESSAGE_HEADER,
+    S32,
+    MalformedNetlink,
+    messages,
+    parse_deleted,
+    parse_policy,
+    parse_security_association,
+)
 from .values import SecurityAssociation, SecurityPolicy
 
 _NETLINK_XFRM = 6
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
 
-_GET_SA, _NEW_SA = 0x12, 0x10
+_GET_SA, _NEW_SA, _DELETE_SA = 0x12, 0x10, 0x11
 _GET_POLICY, _NEW_POLICY = 0x15, 0x13
 _ERROR, _DONE = 2, 3
-_REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10
+_REQUEST, _ACKNOWLEDGE, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x4, 0x300, 0x10
+_EXCLUSIVE, _CREATE = 0x200, 0x400
 
 _BODY_OCTETS = {_GET_SA: 24, _GET_POLICY: 64}
 """A dump's question has a structure that nobody reads."""
@@ -72,6 +81,29 @@ class XfrmClient:
         """Give the socket back."""
         self._socket.close()
 
+    def ask(self, kind: int, body: bytes, what: str, *, create: bool = False) -> None:
+        """One request, and the kernel's yes.  Raises XfrmError with its no."""
+        self._sequence += 1
+        flags = _REQUEST | _ACKNOWLEDGE | ((_CREATE | _EXCLUSIVE) if create else 0)
+        header = {
+            "length": MESSAGE_HEADER.sizeof() + len(body),
+            "type": kind,
+            "flags": flags,
+            "sequence": self._sequence,
+            "port": 0,
+        }
+        try:
+            self._socket.send(MESSAGE_HEADER.build(header) + body)
+            while True:
+                for answer, octets in messages(self._socket.recv(_LARGEST)):
+                    if answer.sequence == self._sequence and answer.type == _ERROR:
+                        number = -int(S32.parse(octets))
+                        if number:
+                            raise XfrmError(what, number)
+                        return
+        except OSError as error:
+            raise XfrmError(what, error.errno or errno.ETIMEDOUT) from error
+
     def security_associations(self) -> list[SecurityAssociation]:
         """All SAs.  Raises XfrmError."""
         return self._dump(_GET_SA, _NEW_SA, parse_security_association, "listing the SAs")
@@ -116,6 +148,38 @@ class XfrmClient:
                 if answer.type == _ERROR:
                     raise XfrmError(what, -int(S32.parse(octets)))
                 yield answer, octets
+
+
+class DeletedAssociations:
+    """What the kernel tells of SAs as they are deleted: the state that each had when it sent its last packet."""
+
+    def __init__(self) -> None:
+        """Raises XfrmError."""
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_XFRM)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGEST)
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, GROUPS["sa"])
+            self._socket.setblocking(False)
+        except OSError as error:
+            raise XfrmError("listening to the kernel's IPsec database", error.errno or 0) from error
+
+    def take(self) -> Iterator[SecurityAssociation]:
+        """All that were deleted since.  Raises XfrmError where some may have been missed."""
+        while True:
+            try:
+                datagram = self._socket.recv(_LARGEST)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise XfrmError("listening to the kernel's IPsec database", error.errno or 0) from error
+            for header, body in messages(datagram):
+                if header.type == _DELETE_SA:
+                    yield parse_deleted(body)
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
 
 
 class XfrmEvents:

@@ -13,6 +13,7 @@ from typing import Any, Union
 from construct import (
     Bytes,
     ConstructError,
+    GreedyBytes,
     Int8ub,
     Int16ub,
     Int16ul,
@@ -20,6 +21,8 @@ from construct import (
     Int32ub,
     Int32ul,
     Int64ul,
+    NullTerminated,
+    Padded,
     Padding,
     Struct,
 )
@@ -38,6 +41,7 @@ S32 = Int32sl if _LITTLE else _Int32sb
 U64 = Int64ul if _LITTLE else _Int64nb
 
 AF_INET, AF_INET6 = 2, 10
+FLAG_AF_UNSPEC, FLAG_ESN = 0x20, 0x80
 
 MESSAGE_HEADER = Struct("length" / U32, "type" / U16, "flags" / U16, "sequence" / U32, "port" / U32)
 
@@ -62,6 +66,11 @@ SELECTOR = Struct(
 )
 
 IDENTIFIER = Struct("destination" / _ADDRESS, "spi" / Int32ub, "protocol" / Int8ub, Padding(3))
+
+ASSOCIATION_NAME = Struct(
+    "destination" / _ADDRESS, "spi" / Int32ub, "family" / U16, "protocol" / Int8ub, Padding(1)
+)
+"""xfrm_usersa_id: what names an SA in a request."""
 
 LIFETIME_CONFIGURED = Struct(
     "soft_octets" / U64,
@@ -141,12 +150,26 @@ class Attribute:
 
     AUTHENTICATION = 1
     ENCRYPTION = 2
+    ENCAPSULATION = 4
     TEMPLATES = 5
+    ASSOCIATION = 6
+    LIFETIME_CURRENT = 9
+    REPLAY = 10
+    SOURCE = 13
     AEAD = 18
     AUTHENTICATION_TRUNCATED = 20
     MARK = 21
     REPLAY_ESN = 23
     INTERFACE_ID = 31
+
+
+ENCAPSULATION = Struct(
+    "type" / U16, "source_port" / Int16ub, "destination_port" / Int16ub, Padding(2), "original" / _ADDRESS
+)
+
+ALGORITHM = Struct("name" / Padded(64, NullTerminated(GreedyBytes)), "key_bits" / U32)
+ALGORITHM_WITH_ICV = Struct("name" / Padded(64, NullTerminated(GreedyBytes)), "key_bits" / U32, "icv_bits" / U32)
+"""The key follows."""
 
 
 class MalformedNetlink(TransportError):
@@ -202,8 +225,24 @@ def parse_security_association(octets: bytes) -> SecurityAssociation:
         aead=_name(named.get(Attribute.AEAD, b"")),
         mark=_mark(named),
         interface_id=_number(named.get(Attribute.INTERFACE_ID)),
+        extended=bool(box.flags & FLAG_ESN),
+        used=(box.current.octets, box.current.packets),
         attributes=attributes,
     )
+
+
+def parse_deleted(octets: bytes) -> SecurityAssociation:
+    """XFRM_MSG_DELSA as the kernel tells it: the SA's name, and the SA itself as an attribute among its others."""
+    attributes = parse_attributes(octets[ASSOCIATION_NAME.sizeof() :])
+    named = dict(attributes)
+    if Attribute.ASSOCIATION not in named:
+        raise MalformedNetlink("an SA was deleted and nothing is said of it")
+    others = b"".join(
+        bytes(ATTRIBUTE_HEADER.build({"length": 4 + len(value), "type": number})) + value + bytes(-len(value) % 4)
+        for number, value in attributes
+        if number != Attribute.ASSOCIATION
+    )
+    return parse_security_association(named[Attribute.ASSOCIATION][: SECURITY_ASSOCIATION.sizeof()] + others)
 
 
 def parse_policy(octets: bytes) -> SecurityPolicy:

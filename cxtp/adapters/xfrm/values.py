@@ -9,7 +9,7 @@ from typing import Union
 
 IPAddress = Union[IPv4Address, IPv6Address]
 
-ESP = 50
+ESP, AH = 50, 51
 
 
 class Direction(IntEnum):
@@ -136,4 +136,8 @@ class SecurityAssociation:
     aead: str = ""
     mark: tuple[int, int] = (0, 0)
     interface_id: int = 0
+    extended: bool = False
+    """Extended Sequence Numbers."""
+    used: tuple[int, int] = (0, 0)
+    """Octets and packets so far."""
     attributes: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)  # keys are in them
