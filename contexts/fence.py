@@ -27,6 +27,16 @@ def fenced(contexts: Iterable[Context], reserve: int) -> tuple[Context, ...]:
     return tuple(_fenced(context, reserve) if isinstance(context, IpsecSaContext) else context for context in contexts)
 
 
+def is_at_least(contexts: Iterable[Context], others: Iterable[Context]) -> bool:
+    """Whether no SA of ``others`` has a higher outbound sequence number than in ``contexts``, or is not there."""
+    numbers = {c.inbound_spi: c.sequence_numbers.outbound for c in contexts if isinstance(c, IpsecSaContext)}
+    return all(
+        numbers.get(other.inbound_spi, -1) >= other.sequence_numbers.outbound
+        for other in others
+        if isinstance(other, IpsecSaContext)
+    )
+
+
 def _fenced(context: IpsecSaContext, reserve: int) -> IpsecSaContext:
     numbers = context.sequence_numbers
     outbound = min(numbers.outbound + reserve, highest_sequence_number(context.proposal))

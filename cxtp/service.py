@@ -23,6 +23,8 @@ from .config import ProtocolConfig
 from .constants import PAYLOAD_PROTOCOL_IDENTIFIER, PORT
 from .control import ControlServer, Handler
 from .errors import ConfigurationError, CxtpError, LocalError
+from .kernel_keeper import KernelKeeper
+from .kernel_sink import XfrmSink
 from .messages import IPAddress
 from .node import Node, NodeConfig
 from .path_protection import GuardedEndpoint, PathGuard, Transport, icmp, sctp, udp
@@ -30,6 +32,7 @@ from .pki import node_paths
 from .privileges import Capability, drop_privileges
 from .proof import compare_keys, open_capture, suite_of
 from .roles.events import Peer
+from .sessions import SEQUENCE_RESERVE
 from .store.records import SessionRecord
 from .store.sealing import StoreKey
 from .store.sqlite import SqliteStore
@@ -71,6 +74,9 @@ class ServiceConfig:
     protocol: ProtocolConfig = ProtocolConfig()
     mobile_node_keys: Mapping[IPAddress, bytes] = field(default_factory=dict, repr=False)
     capture: Path | None = None
+    kernel: bool = False
+    """Sessions that this node owns are in use in this machine's kernel."""
+    sequence_reserve: int = SEQUENCE_RESERVE
 
 
 def make_endpoint(config: ServiceConfig, receiver: Receiver) -> Endpoint:
@@ -156,18 +162,29 @@ class Service:
         self._capture = PcapWriter(config.capture) if config.capture is not None else None
         self.store = open_store(config.state)
         try:
+            self._sink = XfrmSink(config.protocol.context_types) if config.kernel else None
             self.node = Node(
-                NodeConfig(config.name, config.routers, config.protocol, config.mobile_node_keys),
+                NodeConfig(
+                    config.name,
+                    config.routers,
+                    config.protocol,
+                    config.mobile_node_keys,
+                    sequence_reserve=config.sequence_reserve,
+                ),
                 self.store,
                 lambda receiver: make_endpoint(config, receiver),
                 make_mobile_endpoint=(
                     None if config.icmp is None else lambda receiver: make_mobile_endpoint(config, receiver)
                 ),
+                sinks=[] if self._sink is None else [self._sink],
                 tap=self._record if self._capture is not None else None,
             )
         except CxtpError:
             self.store.close()
             raise
+        self._keeper = (
+            None if self._sink is None else KernelKeeper(self.node.sessions, self._sink, config.sequence_reserve)
+        )
         self._stop = asyncio.Event()
         handlers: dict[str, Handler] = {
             "status": self._status,
@@ -190,6 +207,8 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         try:
             await self.node.start()
+            if self._keeper is not None:
+                self._keeper.start()
             await self.control.start()
             if self.config.user is not None:
                 # The guard of the path goes on asking the kernel.
@@ -198,14 +217,19 @@ class Service:
             await self._stop.wait()
         finally:
             await self.control.close()
+            if self._keeper is not None:
+                await self._keeper.close()
             await self.node.close()
+            if self._sink is not None:
+                self._sink.close()
             self.store.close()
             if self._capture is not None:
                 self._capture.close()
 
     @property
     def _asks_the_kernel(self) -> bool:
-        return any(isinstance(e, GuardedEndpoint) for e in (self.node.endpoint, self.node.mobile_endpoint))
+        endpoints = (self.node.endpoint, self.node.mobile_endpoint)
+        return self._sink is not None or any(isinstance(endpoint, GuardedEndpoint) for endpoint in endpoints)
 
     def _record(self, octets: bytes, peer: Peer, outgoing: bool) -> None:
         """Into the capture, as cleartext: over TLS this is what was inside."""

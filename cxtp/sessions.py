@@ -18,7 +18,7 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from contexts.base import Context, decode, encode
-from contexts.fence import fenced
+from contexts.fence import fenced, is_at_least
 
 from . import admission
 from .config import ContextTypes
@@ -125,12 +125,15 @@ class Sessions:
     async def raise_ceiling(self, mn_address: IPAddress, contexts: Iterable[EncodedContext]) -> None:
         """The session's sequence numbers come near to what is on disk: ``contexts`` say where they are.
 
-        Raises LocalError where the session is not in use here, StoreError where it could not be written down.
+        Raises LocalError where the session is not in use here, or has gone and come back since ``contexts`` were read
+        (a ceiling never sinks), StoreError where it could not be written down.
         """
         async with self._alone(mn_address) as record:
             if record is None or record.state is not SessionState.OWNED:
                 raise LocalError(f"this node does not own a session of {mn_address}")
             ceiling = self._ceiling(replace(record, contexts=tuple(contexts), updated=self._wall_clock()))
+            if not is_at_least(self._decoded(ceiling), self._decoded(record)):
+                raise LocalError(f"what was told of {mn_address} is older than what is on disk")
             await self._keep(ceiling)
             for sink in self._sinks:
                 await sink.raise_ceiling(ceiling)

@@ -417,6 +417,9 @@ def test_what_is_on_disk_lies_ahead_of_what_is_sent(tmp_path: Path) -> None:
             await current.raise_ceiling(MN, standing_at(5000))
             assert outbound(kernel.ceilings[-1].contexts) == {5000 + SEQUENCE_RESERVE}
             assert current.get(MN) == kernel.ceilings[-1]
+            with pytest.raises(LocalError, match="older than what is on disk"):
+                await current.raise_ceiling(MN, standing_at(4999))
+            assert current.get(MN) == kernel.ceilings[-1]
             kernel.reads = standing_at(5007)
             frozen = await current.freeze(MN, "b")
             assert outbound(frozen.contexts) == {5007}  # exact again: nothing is sent any more

@@ -54,6 +54,7 @@ def test_security_associations(path: Path) -> None:
             re.MULTILINE | re.DOTALL,
         )
         assert f"reqid {sa.request_id}" in block
+        assert "{}(bytes), {}(packets)".format(*sa.used) in block
         assert ("mode transport", "mode tunnel")[sa.mode] in block
         assert f"replay-window {sa.replay_window}" in block or f"replay_window {sa.replay_window}" in block
         for algorithm in filter(None, (sa.aead, sa.encryption, sa.authentication)):

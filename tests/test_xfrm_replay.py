@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from test_xfrm_formats import NEW_SA, SA_DUMPS, bodies, text_of
 
 from cxtp.adapters.xfrm.formats import Attribute, MalformedNetlink, parse_security_association
-from cxtp.adapters.xfrm.replay import ReplayState, parse_large, parse_small
-from cxtp.adapters.xfrm.sink import replay_of
+from cxtp.adapters.xfrm.replay import ReplayState, parse_large, parse_small, replay_of
 
 
 @pytest.mark.parametrize("path", SA_DUMPS, ids=lambda path: f"{path.parent.name}-{path.name}")

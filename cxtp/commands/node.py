@@ -20,6 +20,9 @@ from ..service import ServiceConfig, run
 from ..transports.endpoint import Router, parse_socket_address
 from .output import Progress, print_json, print_table
 
+KERNEL_RESERVE = 1 << 22
+"""Four seconds of a million packets per second; a thousandth of the sequence numbers without ESN."""
+
 _KEYS_FILE_LIMIT = 16 * 1024 * 1024
 
 
@@ -99,6 +102,18 @@ def _add_run(actions: Any) -> None:
         help="for a lab: let sctp, udp and icmp carry session keys even where ESP does not protect the path "
         "(cxtp check-path tells)",
     )
+    run_.add_argument(
+        "--kernel",
+        action="store_true",
+        help="use the sessions that this node owns in this machine's kernel (root or CAP_NET_ADMIN)",
+    )
+    run_.add_argument(
+        "--sequence-reserve",
+        type=int,
+        default=KERNEL_RESERVE,
+        metavar="N",
+        help="with --kernel: packets that an SA may send beyond what is on disk (default %(default)s)",
+    )
     run_.add_argument("--mobile-node-keys", type=Path, help='file (0600) of {"ADDRESS": "HEX"}: keys for tokens')
     run_.add_argument(
         "--max-transfer-time",
@@ -153,6 +168,8 @@ def run_node(arguments: argparse.Namespace) -> int:
         protocol=ProtocolConfig(timers=timers, limits=limits),
         mobile_node_keys=_mobile_node_keys(arguments.mobile_node_keys),
         capture=arguments.capture_with_keys,
+        kernel=arguments.kernel,
+        sequence_reserve=arguments.sequence_reserve,
     )
     run(config, ready=lambda: print(f"{config.name} listens on {arguments.listen} ({config.transport})", flush=True))
     return 0

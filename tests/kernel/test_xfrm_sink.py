@@ -32,10 +32,14 @@ from contexts.values import (
     SequenceNumbers,
     TrafficSelector,
 )
+from cxtp.adapters.context_file import FileSession, write_context_file
 from cxtp.adapters.xfrm import XfrmClient
-from cxtp.adapters.xfrm.sink import XfrmSink
+from cxtp.control import ControlClient
+from cxtp.kernel_keeper import KernelKeeper
+from cxtp.kernel_sink import XfrmSink
 from cxtp.messages import EncodedContext
 from cxtp.node import Node, NodeConfig
+from cxtp.service import Service, ServiceConfig
 from cxtp.sessions import Sink
 from cxtp.store.records import SessionRecord, SessionState
 from cxtp.store.sealing import StoreKey
@@ -90,6 +94,10 @@ class InNamespace:
     async def holds(self, record: SessionRecord) -> bool:
         with self.network.inside(self.name):
             return await self.sink.holds(record)
+
+    def current(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
+        with self.network.inside(self.name):
+            return self.sink.current(record)
 
     async def raise_ceiling(self, ceiling: SessionRecord) -> None:
         with self.network.inside(self.name):
@@ -397,5 +405,82 @@ def test_a_restarted_node_leaves_the_kernel_alone_and_a_restarted_machine_jumps(
                 assert numbers[0] == (65_537 if power else 6)  # above the ceiling, or just on
                 assert made.errors() == before
             echo.close()
+
+    asyncio.run(main())
+
+
+def test_the_keeper_stays_ahead_of_what_is_sent(network: Network, tmp_path: Path) -> None:
+    """With a small reserve, far more packets go out than it holds; what is on disk is ahead at each look."""
+
+    async def main() -> None:
+        async with gateways(network, tmp_path, 4) as made:
+            node = made.nodes["a"]
+            node.sessions._reserve = 40
+            namespace = node.sessions._sinks[0]
+            assert isinstance(namespace, InNamespace)
+            low = replace(made.context, sequence_numbers=SequenceNumbers(outbound=40))
+            record = node.sessions.get(made.mn)
+            assert record is not None
+            await node.sessions.writer.put(replace(record, contexts=(encode(low),)))
+            await namespace.raise_ceiling(replace(record, contexts=(encode(low),)))
+            keeper = KernelKeeper(node.sessions, namespace, 40)
+            echo = Echo(made)
+            raised = 0
+            for _ in range(20):
+                echo.ask("a", 15)
+                raised += await keeper.look()
+                held = node.sessions.get(made.mn)
+                assert held is not None
+                context = decode(held.contexts[0])
+                assert isinstance(context, IpsecSaContext)
+                assert context.sequence_numbers.outbound > echo.answers
+            assert echo.answers == 300
+            assert raised >= 10
+            echo.close()
+
+    asyncio.run(main())
+
+
+def test_two_nodes_as_an_operator_runs_them(network: Network, tmp_path: Path) -> None:
+    """``cxtp node run --kernel``: a session from a context file is taken into use, moved, and taken out again."""
+
+    async def main() -> None:
+        made = Gateways(network, tmp_path, 4, "gcm")
+        made.set_peer_up()
+        made.give_address("a", "b")
+        services, tasks = {}, []
+        for name in ("a", "b"):
+            other = tuple(router for router in made.routers.values() if router.name != name)
+            own, state = made.routers[name], tmp_path / f"state-{name}"
+            config = ServiceConfig(
+                name, (own.address, own.port), other, state, state / "control.sock", "udp", protocol=PROTOCOL,
+                allow_cleartext_keys_on_the_network=True, kernel=True, sequence_reserve=1000,
+            )  # fmt: skip
+            with network.inside(name):
+                services[name] = Service(config)
+                ready = asyncio.Event()
+                tasks.append(asyncio.create_task(services[name].run(ready.set)))
+                await ready.wait()
+        file = tmp_path / "session.ctx"
+        write_context_file(file, [FileSession(made.mn, (made.context,))], None, True)
+        echo = Echo(made)
+        async with ControlClient(tmp_path / "state-a" / "control.sock") as a:
+            await a.ask("import", file=str(file))
+            echo.ask("a", 10)
+            await a.ask("move", mn_address=str(made.mn), to="b")
+            made.give_address("b", "a")
+            echo.ask("b", 10)
+            assert network.run("a", "ip", "xfrm", "state") == ""
+            limit = network.run("b", "ip", "-s", "xfrm", "state", "get", "src", str(made.shared), "dst", str(made.peer),
+                                "proto", "esp", "spi", "0x2002")  # fmt: skip
+            assert "hard 1010(packets)" in limit, limit  # 10 were sent at a, 1000 are in reserve
+            await a.ask("stop")
+        async with ControlClient(tmp_path / "state-b" / "control.sock") as b:
+            await b.ask("forget", mn_address=str(made.mn))
+            assert network.run("b", "ip", "xfrm", "state") == ""
+            await b.ask("stop")
+        await asyncio.gather(*tasks)
+        echo.close()
+        await made.close()
 
     asyncio.run(main())

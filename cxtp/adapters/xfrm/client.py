@@ -164,6 +164,16 @@ class DeletedAssociations:
         except OSError as error:
             raise XfrmError("listening to the kernel's IPsec database", error.errno or 0) from error
 
+    def forget(self) -> None:
+        """Whatever was told up to now is of no interest."""
+        while True:
+            try:
+                self._socket.recv(_LARGEST)
+            except BlockingIOError:
+                return
+            except OSError:  # it ran over meanwhile
+                continue
+
     def take(self) -> Iterator[SecurityAssociation]:
         """All that were deleted since.  Raises XfrmError where some may have been missed."""
         while True:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from construct import Struct
 
-from .formats import REPLAY_ESN, U32, MalformedNetlink
+from .formats import REPLAY_ESN, U32, Attribute, MalformedNetlink
+from .values import SecurityAssociation
 
 SMALL_WINDOW = 32
 _LOW = 0xFFFF_FFFF
@@ -86,3 +87,11 @@ def parse_large(octets: bytes, *, extended: bool) -> ReplayState:
         bitmap,
         extended,
     )
+
+
+def replay_of(sa: SecurityAssociation) -> ReplayState:
+    """An SA's sequence numbers and window."""
+    named = dict(sa.attributes)
+    if Attribute.REPLAY_ESN in named:
+        return parse_large(named[Attribute.REPLAY_ESN], extended=sa.extended)
+    return parse_small(named[Attribute.REPLAY], sa.replay_window) if Attribute.REPLAY in named else ReplayState()

@@ -21,17 +21,11 @@ from contexts.values import (
     IpsecMode,
     TrafficSelector,
 )
-from cxtp.config import ContextTypes
-from cxtp.constants import SecurityProtocol
-from cxtp.errors import LocalError
-from cxtp.messages import EncodedContext
-from cxtp.store.records import SessionRecord
 
-from .algorithms import suite_of
-from .client import DeletedAssociations, XfrmClient, XfrmError
-from .formats import Attribute
-from .replay import ReplayState, parse_large, parse_small
-from .requests import (
+from .adapters.xfrm.algorithms import suite_of
+from .adapters.xfrm.client import DeletedAssociations, XfrmClient, XfrmError
+from .adapters.xfrm.replay import ReplayState, replay_of
+from .adapters.xfrm.requests import (
     DELETE_POLICY,
     DELETE_SA,
     NEW_POLICY,
@@ -45,7 +39,7 @@ from .requests import (
     new_association,
     new_policy,
 )
-from .values import (
+from .adapters.xfrm.values import (
     AH,
     ESP,
     Direction,
@@ -57,6 +51,11 @@ from .values import (
     SecurityPolicy,
     Selector,
 )
+from .config import ContextTypes
+from .constants import SecurityProtocol
+from .errors import LocalError
+from .messages import EncodedContext
+from .store.records import SessionRecord
 
 PRIORITY = 1000
 """Of our policies; a lower number would win over them."""
@@ -82,9 +81,12 @@ class XfrmSink:
         """Raises XfrmError."""
         self._context_types = context_types
         self._client = XfrmClient()
+        self._deleted = DeletedAssociations()
 
     def close(self) -> None:
+        """Give the sockets back; what is in the kernel stays there."""
         self._client.close()
+        self._deleted.close()
 
     async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
         """All SAs and policies of the session, or none."""
@@ -102,15 +104,13 @@ class XfrmSink:
     async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
         """Nothing is sent any more, then nothing is taken; the contexts as they are at that moment."""
         pairs = self._pairs(record, record)
-        deleted = DeletedAssociations()
-        try:
-            for pair in pairs:
-                self._delete_association(pair.outbound)
-            for pair in pairs:
-                self._delete_association(pair.inbound)
-            last = {(sa.destination, sa.spi): sa for sa in deleted.take()}
-        finally:
-            deleted.close()
+        self._deleted.forget()
+        for pair in pairs:
+            self._delete_association(pair.outbound)
+        for pair in pairs:
+            self._delete_association(pair.inbound)
+        # What the kernel did not tell of stays as it was written down: at the ceiling, above all that was sent.
+        last = {(sa.destination, sa.spi): sa for sa in self._deleted.take()}
         for pair in pairs:
             self._delete_policies(pair)
         updated = {pair.context.inbound_spi: _updated(pair, last) for pair in pairs}
@@ -137,6 +137,12 @@ class XfrmSink:
             # An update takes limits alone; replay state and counters stay as they are (net/xfrm/xfrm_state.c).
             body = new_association(replace(pair.outbound, limits=limits, replay=replay_of(sa)))
             self._client.ask(UPDATE_SA, body, f"raising the limit of SA {sa.spi:08x}")
+
+    def current(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
+        """The contexts as they are while the SAs are in use: each number may be higher already."""
+        present = {(sa.destination, sa.spi): sa for sa in self._client.security_associations()}
+        updated = {pair.context.inbound_spi: _updated(pair, present) for pair in self._pairs(record, record)}
+        return tuple(self._encoded(item, updated) for item in record.contexts)
 
     # --- contexts ---------------------------------------------------------------------------------------------------
 
@@ -300,14 +306,6 @@ def _networks(first: IPAddress, last: IPAddress) -> list[IPv4Network | IPv6Netwo
     except (TypeError, ValueError) as error:
         raise LocalError(f"{first}-{last} is no range of addresses") from error
     return found
-
-
-def replay_of(sa: SecurityAssociation) -> ReplayState:
-    """An SA's sequence numbers and window."""
-    named = dict(sa.attributes)
-    if Attribute.REPLAY_ESN in named:
-        return parse_large(named[Attribute.REPLAY_ESN], extended=sa.extended)
-    return parse_small(named[Attribute.REPLAY], sa.replay_window) if Attribute.REPLAY in named else ReplayState()
 
 
 def _updated(pair: Pair, last: Mapping[tuple[IPAddress, int], SecurityAssociation]) -> IpsecSaContext:

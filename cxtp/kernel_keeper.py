@@ -1,0 +1,92 @@
+"""Keeps what is on disk ahead of what a kernel sends: the ceiling of each session's sequence numbers (docs/safety.md).
+
+The kernel stops at the ceiling by itself; this only has to come in time.  So it looks once in a while, and writes a
+higher one for every session that has used half of its reserve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from contexts.base import decode
+from contexts.ipsec import IpsecSaContext
+
+from .errors import CxtpError
+from .messages import EncodedContext, IPAddress
+from .sessions import Sessions
+from .store.records import SessionRecord, SessionState
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 1.0
+"""Seconds between looks."""
+
+
+class Counting(Protocol):
+    """A sink that can tell where its counters are while they run."""
+
+    def current(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
+        """The contexts of a session as they are now, in use."""
+
+
+class KernelKeeper:
+    """A task beside a node.  ``reserve`` is the node's, in sequence numbers."""
+
+    def __init__(self, sessions: Sessions, sink: Counting, reserve: int, interval: float = INTERVAL) -> None:
+        self._sessions = sessions
+        self._sink = sink
+        self._reserve = reserve
+        self._interval = interval
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Needs a running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Look no more; the kernel goes on up to the ceilings that are set."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def look(self) -> int:
+        """One look at all sessions in use; gives how many ceilings were raised."""
+        raised = 0
+        for record in list(self._sessions.store.records(on_damaged=lambda address, error: None)):
+            if record.state is not SessionState.OWNED:
+                continue
+            try:
+                current = self._sink.current(record)
+                if self._is_near(record, current):
+                    await self._sessions.raise_ceiling(record.mn_address, current)
+                    raised += 1
+            except CxtpError as error:
+                self._sessions.counters["ceiling_not_raised"] += 1
+                log.error("the ceiling of %s could not be raised: %s", record.mn_address, error)
+        return raised
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                await self.look()
+            except Exception as error:  # whatever it is, the other sessions need the next look
+                self._sessions.counters["ceiling_not_raised"] += 1
+                log.error("the ceilings could not be looked at: %s", error)
+
+    def _is_near(self, record: SessionRecord, current: tuple[EncodedContext, ...]) -> bool:
+        ceilings, now = _outbound(record.contexts), _outbound(current)
+        return any(ceilings.get(spi, 0) - number < self._reserve // 2 for spi, number in now.items())
+
+
+def _outbound(contexts: tuple[EncodedContext, ...]) -> Mapping[tuple[IPAddress, int], int]:
+    """The last sequence number of each SA, by its address and inbound SPI."""
+    decoded = (decode(item) for item in contexts)
+    return {
+        (context.local_host.address, context.inbound_spi): context.sequence_numbers.outbound
+        for context in decoded
+        if isinstance(context, IpsecSaContext)
+    }
