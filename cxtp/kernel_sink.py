@@ -8,6 +8,7 @@ ones, then policies, so that nothing is sent before answers can be taken.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, summarize_address_range
@@ -57,6 +58,8 @@ from .errors import LocalError
 from .messages import EncodedContext
 from .store.records import SessionRecord
 
+log = logging.getLogger(__name__)
+
 PRIORITY = 1000
 """Of our policies; a lower number would win over them."""
 
@@ -90,15 +93,16 @@ class XfrmSink:
 
     async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
         """All SAs and policies of the session, or none."""
-        pairs = self._pairs(record, ceiling)
-        done: list[Pair] = []
+        added: list[NewAssociation | SecurityPolicy] = []
         try:
-            for pair in pairs:
-                done.append(pair)
-                self._add(pair)
+            for pair in self._pairs(record, ceiling):
+                self._add(pair, added)
         except XfrmError:
-            for pair in done:
-                self._delete(pair)
+            for item in reversed(added):  # what was there before us stays
+                if isinstance(item, NewAssociation):
+                    self._delete_association(item)
+                else:
+                    self._delete_policy(item)
             raise
 
     async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
@@ -110,9 +114,14 @@ class XfrmSink:
         for pair in pairs:
             self._delete_association(pair.inbound)
         # What the kernel did not tell of stays as it was written down: at the ceiling, above all that was sent.
-        last = {(sa.destination, sa.spi): sa for sa in self._deleted.take()}
+        last: dict[tuple[IPAddress, int], SecurityAssociation] = {}
+        try:
+            last.update({(sa.destination, sa.spi): sa for sa in self._deleted.take()})
+        except XfrmError as error:
+            log.warning("the last numbers of %s are not known: %s", record.mn_address, error)
         for pair in pairs:
-            self._delete_policies(pair)
+            for policy in pair.policies:
+                self._delete_policy(policy)
         updated = {pair.context.inbound_spi: _updated(pair, last) for pair in pairs}
         return tuple(self._encoded(item, updated) for item in record.contexts)
 
@@ -168,11 +177,12 @@ class XfrmSink:
 
     # --- the kernel -------------------------------------------------------------------------------------------------
 
-    def _add(self, pair: Pair) -> None:
+    def _add(self, pair: Pair, added: list[NewAssociation | SecurityPolicy]) -> None:
         for association in (pair.inbound, pair.outbound):
             self._client.ask(
                 NEW_SA, new_association(association), f"adding SA {association.spi:08x}", create=True
             )
+            added.append(association)
         for policy in pair.policies:
             try:
                 self._client.ask(NEW_POLICY, new_policy(policy), f"adding policy {policy.selector}", create=True)
@@ -180,11 +190,8 @@ class XfrmSink:
                 if error.number != errno.EEXIST:
                     raise
                 self._client.ask(UPDATE_POLICY, new_policy(policy), f"changing policy {policy.selector}")
-
-    def _delete(self, pair: Pair) -> None:
-        for association in (pair.outbound, pair.inbound):
-            self._delete_association(association)
-        self._delete_policies(pair)
+            else:
+                added.append(policy)
 
     def _delete_association(self, association: NewAssociation) -> None:
         try:
@@ -193,13 +200,12 @@ class XfrmSink:
             if error.number != errno.ESRCH:
                 raise
 
-    def _delete_policies(self, pair: Pair) -> None:
-        for policy in pair.policies:
-            try:
-                self._client.ask(DELETE_POLICY, delete_policy(policy), f"deleting policy {policy.selector}")
-            except XfrmError as error:
-                if error.number != errno.ENOENT:
-                    raise
+    def _delete_policy(self, policy: SecurityPolicy) -> None:
+        try:
+            self._client.ask(DELETE_POLICY, delete_policy(policy), f"deleting policy {policy.selector}")
+        except XfrmError as error:
+            if error.number != errno.ENOENT:
+                raise
 
 
 def _pair(context: IpsecSaContext, restored: RestoredSession, ceiling: int) -> Pair:

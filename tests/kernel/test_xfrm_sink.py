@@ -376,6 +376,10 @@ def test_what_the_kernel_refuses_stays_where_it_is(network: Network, tmp_path: P
             record = made.nodes["a"].sessions.get(made.mn)
             assert record is not None
             assert record.state is SessionState.OWNED
+            # What was b's before is b's still, and nothing else is there.
+            text = network.run("b", "ip", "xfrm", "state")
+            assert re.findall(r"spi (\S+)", text) == ["0x00001001"]
+            assert network.run("b", "ip", "xfrm", "policy") == ""
             echo.ask("a", 3)
             echo.close()
 
