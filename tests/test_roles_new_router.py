@@ -300,6 +300,20 @@ def test_a_refusal_is_told_once_the_node_has_it_on_record() -> None:
         role.refused(MN, TRANSFER_ID, (), T)
 
 
+def test_what_the_node_has_in_hand_is_not_answered_from_its_records() -> None:
+    """The record is written before the kernel is asked: a repetition in between must not get that for an answer."""
+    records: list[Outcome] = []
+    role = NewRouter(ROUTERS, Fixed(9), outcome_of=lambda peer, mn, transfer: records[0] if records else None)
+    role.receive(ctd(), PREVIOUS, T)
+    assert take_events(role) == [received()]
+    records.append(Outcome(True))  # on disk as ours, and the kernel has not said yes
+    role.receive(ctd(), PREVIOUS, T + 0.04)
+    assert drops(role) == [DropReason.DUPLICATE_DATA]
+    assert role.to_send(T + 0.04) == []
+    role.installed(MN, TRANSFER_ID, (INSTALL_FAILED,), T + 0.05)
+    assert role.to_send(T + 0.05) == [Outgoing(ctdr(False, INSTALL_FAILED), PREVIOUS)]
+
+
 def test_all_transfers_together_have_a_limit() -> None:
     octets = sum(len(context.data) for context in CONTEXTS)
     role = idle(ProtocolConfig(limits=Limits(octets_under_way=2 * octets)))

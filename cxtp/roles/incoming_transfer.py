@@ -277,6 +277,11 @@ class IncomingTransfer:
         """Whether the peer is this transfer's previous router."""
         return self.previous_router.identity == peer.identity
 
+    def waits_for_node(self, peer: Peer, identity: Identity) -> bool:
+        """Whether the node has this very transfer in hand, and has not said what became of it."""
+        same = self.collection is not None and self.collection.identity == identity
+        return same and self.is_with(peer) and self.state in (State.INSTALLING, State.REFUSING)
+
     def obstacle(self, peer: Peer, identity: Identity) -> DropReason | None:
         """Why data of the transfer with this identity is not taken now: one transfer per mobile node at a time."""
         other = self.collection is not None and self.collection.identity != identity

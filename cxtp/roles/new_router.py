@@ -237,6 +237,9 @@ class NewRouter(Router):
             return self._on_nothing(message, transfer, peer, now)
         part = read_part(message, self.config.context_types)
         answered = (peer.identity, mn_address, part.identity)
+        if transfer is not None and transfer.waits_for_node(peer, part.identity):
+            # The records may say already what the node has not yet made true: it is asked to say so itself.
+            return self._drop(DropReason.DUPLICATE_DATA, f"{message.short_name} for {mn_address}", peer)
         answer = self._answers.recall(answered, now) or self._recorded(answered, peer)
         if answer is not None:
             return self._answer_again(message, answered, answer, peer, now)

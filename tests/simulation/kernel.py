@@ -12,6 +12,7 @@ from context_examples import IPSEC_SA
 from contexts.base import decode, encode
 from contexts.ipsec import IpsecSaContext
 from contexts.values import IpsecKeys, SequenceNumbers
+from cxtp.errors import LocalError
 from cxtp.messages import EncodedContext, IPAddress
 from cxtp.store.records import SessionRecord
 
@@ -95,12 +96,18 @@ class KernelSink:
     """One node's hold on its kernel (:class:`cxtp.sessions.Sink`); each call takes time, and the node may die in it."""
 
     def __init__(
-        self, kernel: Kernel, pause: Callable[[], Awaitable[None]], changed: Callable[[str, IPAddress], None]
+        self,
+        kernel: Kernel,
+        pause: Callable[[], Awaitable[None]],
+        changed: Callable[[str, IPAddress], None],
+        refuses: Callable[[SessionRecord], bool],
     ) -> None:
-        self.kernel, self.pause, self.changed = kernel, pause, changed
+        self.kernel, self.pause, self.changed, self.refuses = kernel, pause, changed, refuses
 
     async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
         await self.pause()
+        if self.refuses(record):
+            raise LocalError("the kernel will not have it")
         number, last = counter_of(record.contexts[0])
         _, limit = counter_of(ceiling.contexts[0])
         before = self.kernel.sessions.get(record.mn_address)

@@ -14,7 +14,7 @@ from unittest import mock
 from cxtp import admission, node, sessions
 from cxtp.errors import LocalError
 from cxtp.messages import IPAddress
-from cxtp.roles import new_router, outgoing_transfer, previous_router
+from cxtp.roles import incoming_transfer, new_router, outgoing_transfer, previous_router
 from cxtp.roles.events import ContextsReceived, TransferAborted, TransferUnconfirmed
 from cxtp.store import writer
 from cxtp.store.records import SessionRecord, SessionState
@@ -172,6 +172,10 @@ MUTATIONS = {
     ),
     "believe any reply": Mutation(
         "a CTDR's receipt is not looked at", 40, ((previous_router, "judge_reply", _judge),)
+    ),
+    "answer from a record that is not yet true": Mutation(
+        "a repetition is told S=1 while the kernel may still refuse", 80,
+        ((incoming_transfer.IncomingTransfer, "waits_for_node", lambda self, peer, identity: False),),
     ),
     "take stale for a no": Mutation(
         "a router that knows a later owner gives the session back", 40, ((node.Node, "_refused", _stale_is_a_no),)

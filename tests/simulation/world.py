@@ -59,6 +59,8 @@ class Disk:
         self.store.put_many(records)
         for record in records:
             self.world.durable[self.name][record.mn_address] = record
+            if record.state is SessionState.FROZEN:
+                self.world.frozen.add((self.name, record.transfer_id))
             what = f"{record.state.value} g{record.generation}"
             self.world.step(f"{self.name} has {record.mn_address} on disk: {what}", record.mn_address)
 
@@ -119,6 +121,7 @@ class World:
         self.ledger = Ledger()
         self.keys: dict[IPAddress, bytes] = {}
         self.sessions = {ip_address(f"192.0.2.{n + 1}"): n for n in range(rng.choice((1, 2, 3)))}
+        self.frozen: set[tuple[str, int | None]] = set()
         self.durable: dict[str, dict[IPAddress, SessionRecord]] = {}
         self.machines: dict[str, Machine] = {}
         for n in range(rng.choice((2, 3, 3, 4))):
@@ -216,6 +219,14 @@ class World:
         def changed(what: str, mn_address: IPAddress) -> None:
             self.step(f"{machine.name}'s kernel has {mn_address} {what}", mn_address)
 
+        def refuses(record: SessionRecord) -> bool:
+            """Now and then a kernel will not have what comes from elsewhere (what was its own, it takes back)."""
+            own = (machine.name, record.transfer_id) in self.frozen or machine.node is None
+            no = not own and record.transfer_id is not None and self.hostile and self.rng.random() < 0.1
+            if no:
+                self.step(f"{machine.name}'s kernel refuses {record.mn_address}", record.mn_address)
+            return no
+
         config = NodeConfig(
             machine.name,
             tuple(m.router for m in self.machines.values() if m is not machine),
@@ -227,7 +238,7 @@ class World:
         )
         machine.alive = alive
         machine.disk = Disk(self, machine.name, self.directory / f"{machine.name}.db")
-        machine.sink = KernelSink(machine.kernel, pause, changed)
+        machine.sink = KernelSink(machine.kernel, pause, changed, refuses)
         node = self.node_class(
             config,
             machine.disk,  # type: ignore[arg-type]
