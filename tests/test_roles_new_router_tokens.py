@@ -26,7 +26,7 @@ from test_roles_new_router import INSTALL_FAILED, T, idle, received, standby, wh
 from cxtp.config import Limits, ProtocolConfig
 from cxtp.constants import StatusCode
 from cxtp.errors import LocalError
-from cxtp.messages import ContextStatus
+from cxtp.messages import ContextRequest, ContextStatus
 from cxtp.roles import DropReason, Outgoing
 from cxtp.roles.events import (
     ActivateContexts,
@@ -108,6 +108,27 @@ def test_a_key_is_discarded_once_used() -> None:
     collection = role._transfers[MN].collection
     assert collection is not None
     assert collection.key == b""
+
+
+def test_a_key_that_waited_for_its_mobile_node_is_discarded_once_used() -> None:
+    role = standby()
+    collection = role._transfers[MN].collection
+    assert collection is not None
+    assert collection.key != b""
+    role.receive(ctar(9, PREVIOUS), MOBILE, T)
+    assert collection.key == b""
+
+
+def test_a_ct_req_has_the_ctars_list_as_it_came() -> None:
+    """RFC 4067, 2.5.6: verbatim, the token was made over it: order, form and bits that mean nothing to us."""
+    requested = (ContextRequest(0xFF02, 1, 0x85), ContextRequest(0x7777), ContextRequest(0xFF02, 0, 1))
+    sent = replace(ctar(9, PREVIOUS), requested=requested, authorization_token=b"asis")
+    role = idle()
+    role.receive(sent, MOBILE, T)
+    (outgoing,) = role.to_send(T)
+    assert outgoing.peer == PREVIOUS
+    behind_address = build(sent)[4 + 4 + 4 :]  # header, the mobile node's address, the router's
+    assert build(outgoing.message)[4 + 4 :] == behind_address
 
 
 def test_a_forged_ctar_that_waits_for_a_prediction_does_not_get_it() -> None:

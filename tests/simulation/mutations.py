@@ -167,17 +167,17 @@ MUTATIONS = {
         "contexts are forgotten once they are sent", 10, ((node.Node, "_send", _release_at_once),)
     ),
     "refuse from memory": Mutation(
-        "S=0 is sent of a transfer that may still be taken after a restart", 80,
+        "S=0 is sent of a transfer that may still be taken after a restart", 250,
         ((sessions.Sessions, "refuse", _refuse_from_memory),),
     ),
     "believe any reply": Mutation(
-        "a CTDR's receipt is not looked at", 40, ((previous_router, "judge_reply", _judge),)
+        "a CTDR's receipt is not looked at", 80, ((previous_router, "judge_reply", _judge),)
     ),
     "answer from a record that is not yet true": Mutation(
         "a repetition is told S=1 while the kernel may still refuse", 80,
         ((incoming_transfer.IncomingTransfer, "waits_for_node", lambda self, peer, identity: False),),
     ),
     "take stale for a no": Mutation(
-        "a router that knows a later owner gives the session back", 40, ((node.Node, "_refused", _stale_is_a_no),)
+        "a router that knows a later owner gives the session back", 80, ((node.Node, "_refused", _stale_is_a_no),)
     ),
 }
