@@ -126,6 +126,15 @@ def _judge_direction(
     policy = min(covering, key=lambda policy: policy.priority)
     if policy.action != PolicyAction.ALLOW:
         return Found(direction, policy), ["a policy blocks it"]
+    # Which of these comes first can't be told for a packet whose interface and mark are not known: all must do.
+    if any(
+        other.direction == direction
+        and other.priority <= policy.priority
+        and other.may_cover(flow)
+        and (other.action, other.templates) != (policy.action, policy.templates)
+        for other in policies
+    ):
+        return Found(direction, policy), ["another policy that may come first says something else"]
     esp = [template for template in policy.templates if template.protocol == ESP and not template.optional]
     if not esp:
         return Found(direction, policy), ["the policy that decides demands no ESP"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Union
@@ -115,6 +115,10 @@ class SecurityPolicy:
         """Whether it decides about a packet without mark and interface, were it alone."""
         value, _ = self.mark
         return self.interface_id == 0 and value == 0 and self.selector.covers(flow)
+
+    def may_cover(self, flow: Flow) -> bool:
+        """As :meth:`covers`, for a packet on any interface and with any mark."""
+        return replace(self.selector, interface=0).covers(flow)
 
 
 @dataclass(frozen=True)
