@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from contexts.base import decode
@@ -41,6 +42,7 @@ class KernelKeeper:
         self._reserve = reserve
         self._interval = interval
         self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     def start(self) -> None:
         """Needs a running event loop."""
@@ -51,6 +53,10 @@ class KernelKeeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """The kernel told that an SA has used much: look at once."""
+        self._hurry.set()
 
     async def look(self) -> int:
         """One look at all sessions in use; gives how many ceilings were raised."""
@@ -70,7 +76,9 @@ class KernelKeeper:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._interval)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._interval)
+            self._hurry.clear()
             try:
                 await self.look()
             except Exception as error:  # whatever it is, the other sessions need the next look

@@ -26,7 +26,7 @@ from .adapters.xfrm import (
     XfrmError,
     XfrmEvents,
 )
-from .adapters.xfrm.values import ESP
+from .adapters.xfrm.constants import ESP
 from .messages import IPAddress
 from .roles.events import Peer
 from .transports.endpoint import Endpoint, Receiver
@@ -39,8 +39,8 @@ VERDICT_LIFETIME = 30.0
 REMEMBERED_PEERS = 4096
 """Verdicts kept at once: anybody can make us ask for one."""
 
-_NO_ENCRYPTION = ("", "ecb(cipher_null)", "cipher_null", "rfc4543(gcm(aes))")  # the last is GMAC: integrity alone
-_NO_INTEGRITY = ("", "digest_null")
+_NO_ENCRYPTION = ("ecb(cipher_null)", "cipher_null", "rfc4543(gcm(aes))")  # the last is GMAC: integrity alone
+_NO_INTEGRITY = ("digest_null",)
 
 
 @dataclass(frozen=True)
@@ -157,17 +157,18 @@ def _serves(sa: SecurityAssociation, template: PolicyTemplate, flow: Flow) -> bo
         and sa.mode == template.mode
         and template.request_id in (0, sa.request_id)
         and template.spi in (0, sa.spi)
-        and sa.mark[0] == 0
-        and sa.interface_id == 0
+        and (sa.mark is None or sa.mark.value == 0)
+        and not sa.interface_id
+        and not sa.is_larval  # an SPI that an IKE daemon keeps for an SA to come, at each rekeying
     )
 
 
 def _faults(sa: SecurityAssociation, *, inbound: bool) -> list[str]:
-    aead = sa.aead not in _NO_ENCRYPTION
+    cipher = sa.aead or sa.encryption
     faults = []
-    if not aead and sa.encryption in _NO_ENCRYPTION:
-        faults.append(f"SA {sa.spi:08x} does not encrypt ({sa.aead or sa.encryption or 'no cipher'})")
-    if not sa.aead and sa.authentication in _NO_INTEGRITY:
+    if cipher is None or cipher.name in _NO_ENCRYPTION:
+        faults.append(f"SA {sa.spi:08x} does not encrypt ({cipher.name if cipher else 'no cipher'})")
+    if not sa.aead and (sa.authentication is None or sa.authentication.name in _NO_INTEGRITY):
         faults.append(f"SA {sa.spi:08x} has no integrity check")
     if inbound and sa.replay_window == 0:
         faults.append(f"SA {sa.spi:08x} has no anti-replay window")

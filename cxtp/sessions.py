@@ -7,83 +7,29 @@ RELEASED.  In between no node may send with it, and whichever dies wakes up with
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from random import SystemRandom
-from typing import Protocol
-from weakref import WeakValueDictionary
 
-from contexts.base import Context, decode, encode
-from contexts.fence import fenced, is_at_least
+from contexts.fence import is_at_least
 
 from . import admission
-from .config import ContextTypes
 from .constants import StatusCode
 from .errors import CxtpError, LocalError, RemoteError, StoreError
 from .messages import EncodedContext, IPAddress
-from .roles.events import ContextsReceived, Random, TransferAborted
+from .roles.events import ContextsReceived, TransferAborted
 from .roles.router import of_all
+from .session_book import SEQUENCE_RESERVE, Listener, SessionBook, Sink
 from .store.records import SessionRecord, SessionState
-from .store.sqlite import SqliteStore
-from .store.writer import StoreWriter
 
 log = logging.getLogger(__name__)
 
 
-SEQUENCE_RESERVE = 1 << 16
-"""Sequence numbers that an SA may use beyond what is on disk, before that is written anew."""
-
-
-class Sink(Protocol):
-    """Where an owned session is used: a kernel, a daemon.  Raises CxtpError where it can't do what it is asked."""
-
-    async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
-        """Use the session from what its contexts say, or go on with it where it is in use already.  No SA may send
-        above its outbound sequence number in ``ceiling``, which is what is on disk, until :meth:`raise_ceiling`."""
-
-    async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
-        """Stop using it.  Gives the contexts as they are then, exact; those of the record where nothing of them was
-        in use."""
-
-    async def holds(self, record: SessionRecord) -> bool:
-        """Whether it is in use as it was before this program started, under the ceiling that was set then."""
-
-    async def raise_ceiling(self, ceiling: SessionRecord) -> None:
-        """More is on disk now: the SAs may send up to that."""
-
-
-class Sessions:
+class Sessions(SessionBook):
     """All changes of who owns what.  Every method that changes anything returns once it is on disk.
 
     Changes of one session run one after the other, each from what the one before it left.
     """
-
-    def __init__(
-        self,
-        store: SqliteStore,
-        wall_clock: Callable[[], float],
-        sinks: Iterable[Sink] = (),
-        context_types: ContextTypes = ContextTypes(),
-        *,
-        random: Random | None = None,
-        sequence_reserve: int = SEQUENCE_RESERVE,
-    ) -> None:
-        self.store = store
-        self.writer = StoreWriter(store)
-        self.counters: Counter[str] = Counter()
-        self._wall_clock = wall_clock
-        self._random: Random = random or SystemRandom()
-        self._sinks = tuple(sinks)
-        self._reserve = sequence_reserve
-        self._context_types = context_types
-        self._locks: WeakValueDictionary[IPAddress, asyncio.Lock] = WeakValueDictionary()
-        # One index, both ways: an inbound SPI has one session, and leaving it costs only that session's SPIs.
-        self._owners: dict[admission.SpiKey, IPAddress] = {}
-        self._spis: dict[IPAddress, frozenset[admission.SpiKey]] = {}
 
     async def open(self) -> list[SessionRecord]:
         """Index what the store has, and use what it says is ours.  Gives the FROZEN records, whose transfers'
@@ -115,7 +61,9 @@ class Sessions:
         What was sent since the record was written is not known, but lies below what it says.
         """
         try:
-            if not all([await sink.holds(record) for sink in self._sinks]):
+            if all([await sink.holds(record) for sink in self._sinks]):
+                self._tell_activated(record)
+            else:
                 await self._stop(record)
                 await self._use(record)
         except CxtpError as error:
@@ -137,11 +85,6 @@ class Sessions:
             await self._keep(ceiling)
             for sink in self._sinks:
                 await sink.raise_ceiling(ceiling)
-
-    def _damaged(self, mn_address: IPAddress | None, error: CxtpError) -> None:
-        """One session's record can't be read: the others are served nevertheless."""
-        self.counters["damaged_records"] += 1
-        log.error("a session can't be read: %s", error)
 
     async def close(self) -> None:
         """Finish what was being written."""
@@ -240,6 +183,7 @@ class Sessions:
         async with self._alone(record.mn_address) as held:
             if _same_transfer(held, record):
                 await self._keep(self._tombstone(record))
+                await self._leave(record)
 
     async def reclaim(self, record: SessionRecord) -> None:
         """The new router does not have it, and never will by this transfer: it is ours again."""
@@ -259,9 +203,54 @@ class Sessions:
                 raise LocalError(f"the session of {mn_address} may be at {record.peer}: move it there again first")
             if record.state is SessionState.OWNED:
                 await self._stop(record)
+            await self._leave(record)
             # The tombstone stays: it keeps data of the past from making this node an owner again.  It answers for
             # no transfer: the session was in use here, and who asks late must not take it into use as it was.
             await self._keep(replace(self._tombstone(record), transfer_id=None))
+
+    async def adopt(
+        self, mn_address: IPAddress, read: Callable[[SessionRecord | None], tuple[EncodedContext, ...] | None]
+    ) -> SessionRecord | None:
+        """What somebody else (an IKE daemon, an operator) made or changed in the sinks is this node's: write it down,
+        and its ceiling, which holds from then on.
+
+        ``read`` is given what is on record, while nobody else changes that, and gives the session's contexts as they
+        are in use - none where it is in use no more, None where they can't be told now.  Gives the record where
+        anything changed.
+        """
+        async with self._alone(mn_address) as held:
+            if held is not None and held.state is SessionState.FROZEN:
+                return None
+            contexts = read(held)
+            if contexts is None:
+                return None
+            owned = held is not None and held.state is SessionState.OWNED
+            if not contexts:
+                if held is not None and owned:
+                    await self._keep(replace(self._tombstone(held), transfer_id=None))
+                    return held
+                return None
+            generation = 1 if held is None else held.generation if owned else held.generation + 1
+            record = SessionRecord(
+                mn_address=mn_address,
+                state=SessionState.OWNED,
+                generation=generation,
+                contexts=contexts,
+                peer="" if held is None else held.peer,
+                transfer_id=held.transfer_id if held is not None and owned else None,
+                updated=self._wall_clock(),
+                refused_generation=0 if held is None else held.refused_generation,
+            )
+            verdict = admission.examine(mn_address, contexts, self._owners, self._context_types)
+            if not verdict.accepted:
+                raise RemoteError("; ".join(verdict.reasons), status=verdict.statuses[0].status)
+            ceiling = self._ceiling(record)
+            await self._keep(ceiling, verdict.contexts)
+            for sink in self._sinks:
+                await sink.raise_ceiling(ceiling)
+            if not owned:
+                self._tell_activated(record)
+            return ceiling
 
     def _tombstone(self, record: SessionRecord) -> SessionRecord:
         return replace(record, state=SessionState.RELEASED, contexts=(), updated=self._wall_clock())
@@ -389,78 +378,6 @@ class Sessions:
             self.counters["store_failed"] += 1
             log.error("the refusal of %s could not be written down: %s", record.mn_address, error)
 
-    # --- store and sinks ---------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _alone(self, mn_address: IPAddress) -> AsyncIterator[SessionRecord | None]:
-        """What is known of a session, which nobody else changes meanwhile."""
-        lock = self._locks.setdefault(mn_address, asyncio.Lock())
-        async with lock:
-            yield self.store.get(mn_address)
-
-    def _decoded(self, record: SessionRecord) -> list[Context]:
-        return [decode(item, self._context_types) for item in record.contexts]
-
-    async def _keep(self, record: SessionRecord, contexts: Iterable[Context] | None = None) -> None:
-        """Write down; ``contexts`` are the record's, decoded, where they are new here (decoding costs the most)."""
-        before = self._spis.get(record.mn_address, frozenset())
-        if contexts is not None:
-            # While it is being written, nobody else may be given its SPIs.
-            self._index(record.mn_address, contexts)
-        try:
-            await self.writer.put(record)
-        except BaseException:
-            self._set_spis(record.mn_address, before)
-            raise
-        if not record.contexts:
-            self._index(record.mn_address, ())
-
-    def _index(self, mn_address: IPAddress, contexts: Iterable[Context]) -> None:
-        self._set_spis(mn_address, admission.inbound_spis(contexts))
-
-    def _set_spis(self, mn_address: IPAddress, spis: frozenset[admission.SpiKey]) -> None:
-        for spi in self._spis.pop(mn_address, frozenset()):
-            del self._owners[spi]
-        free = frozenset(spi for spi in spis if spi not in self._owners)
-        if free:
-            self._spis[mn_address] = free
-            self._owners.update(dict.fromkeys(free, mn_address))
-
-    def _ceiling(self, record: SessionRecord) -> SessionRecord:
-        """What is written down while the session is in use: nothing above its sequence numbers was ever sent."""
-        if not self._sinks:
-            return record
-        contexts = fenced(self._decoded(record), self._reserve)
-        return replace(record, contexts=tuple(encode(context, self._context_types) for context in contexts))
-
-    async def _use(self, record: SessionRecord) -> None:
-        """On disk as ours, then in use."""
-        ceiling = self._ceiling(record)
-        await self._keep(ceiling)
-        await self._install(record, ceiling)
-
-    async def _stop(self, record: SessionRecord) -> SessionRecord:
-        """Out of use in all sinks, or still in use; gives the record with its contexts as they are then."""
-        stopped = record
-        for count, sink in enumerate(self._sinks):
-            try:
-                stopped = replace(stopped, contexts=await sink.remove(stopped))
-            except CxtpError:
-                for earlier in self._sinks[:count]:
-                    await earlier.install(stopped, record)
-                raise
-        return stopped
-
-    async def _install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
-        """In all sinks or in none."""
-        for count, sink in enumerate(self._sinks):
-            try:
-                await sink.install(record, ceiling)
-            except CxtpError:
-                for earlier in self._sinks[:count]:
-                    await earlier.remove(record)
-                raise
-
 
 def _same_transfer(held: SessionRecord | None, record: SessionRecord) -> bool:
     """Whether that is what is still known: another change may have come between."""
@@ -469,3 +386,6 @@ def _same_transfer(held: SessionRecord | None, record: SessionRecord) -> bool:
         and held.state is SessionState.FROZEN
         and (held.generation, held.transfer_id) == (record.generation, record.transfer_id)
     )
+
+
+__all__ = ["SEQUENCE_RESERVE", "Listener", "Sessions", "Sink"]

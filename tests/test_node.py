@@ -151,6 +151,9 @@ class Refusing:
     async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
         return record.contexts
 
+    async def discard(self, record: SessionRecord) -> None:
+        pass
+
     async def holds(self, record: SessionRecord) -> bool:
         return False
 

@@ -48,6 +48,9 @@ class Kernel:
         self.installed = [other for other in self.installed if other.mn_address != record.mn_address]
         return record.contexts if self.reads is None else self.reads
 
+    async def discard(self, record: SessionRecord) -> None:
+        pass
+
     async def holds(self, record: SessionRecord) -> bool:
         return self.survived
 

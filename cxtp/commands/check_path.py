@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..adapters.xfrm import Algorithm, SecurityAssociation
 from ..constants import PORT
 from ..path_protection import Found, PathVerdict, Transport, check_path, icmp, sctp, udp
 from ..transports.endpoint import parse_socket_address
@@ -62,8 +63,16 @@ def _rows(verdict: PathVerdict) -> Iterator[tuple[object, ...]]:
         if not found.associations:
             yield found.direction.name.lower(), policy, None, None, None
         for sa in found.associations:
-            algorithms = sa.aead or "/".join(filter(None, (sa.encryption, sa.authentication)))
+            algorithms = "/".join(algorithm.name for algorithm in _algorithms(sa))
             yield found.direction.name.lower(), policy, f"{sa.spi:08x}", algorithms, sa.replay_window
+
+
+def _algorithms(sa: SecurityAssociation) -> list[Algorithm]:
+    return [algorithm for algorithm in (sa.aead, sa.encryption, sa.authentication) if algorithm]
+
+
+def _name(algorithm: Algorithm | None) -> str:
+    return algorithm.name if algorithm else ""
 
 
 def _policy(found: Found) -> str | None:
@@ -84,8 +93,8 @@ def _as_json(verdict: PathVerdict) -> dict[str, Any]:
                 "associations": [
                     {
                         "spi": f"{sa.spi:08x}",
-                        "encryption": sa.aead or sa.encryption,
-                        "authentication": sa.aead or sa.authentication,
+                        "encryption": _name(sa.aead or sa.encryption),
+                        "authentication": _name(sa.aead or sa.authentication),
                         "replay_window": sa.replay_window,
                     }
                     for sa in found.associations

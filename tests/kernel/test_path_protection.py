@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -159,6 +160,41 @@ def test_a_path_that_is_not_protected(
     assert any(reason in told for told in verdict.reasons), verdict.reasons
 
 
+def test_an_spi_without_an_sa_yet_changes_nothing(network: Network) -> None:
+    """An IKE daemon keeps an SPI before each rekeying: the old SA serves on, and alone it is no SA."""
+    path = Path(network, 4)
+    larval = f"xfrm state allocspi src {path.b} dst {path.a} proto esp mode transport min 0x900 max 0x900"
+    ip(network, "a", path.policy("a", "out"), path.policy("a", "in"), larval)
+    assert "inbound: no SA is there yet: have the IKE daemon set one up" in path.check().reasons
+    ip(network, "a", *path.associations())
+    assert path.check().reasons == ()
+
+
+@pytest.mark.parametrize("priority", [99, 100])
+def test_a_policy_for_one_interface_may_decide(network: Network, priority: int) -> None:
+    """Better than, or as good as, the one that protects: the kernel takes it for what goes by that interface."""
+    path = Path(network, 4)
+    path.protect()
+    open_door = path.policy("a", "out", selector="dev eth0", priority=priority, template=False)
+    ip(network, "a", open_door)
+    assert path.check().reasons == ("outbound: another policy that may come first says something else",)
+    ip(network, "a", "xfrm policy flush", path.policy("a", "out"), path.policy("a", "in"))
+    ip(network, "a", path.policy("a", "out", selector="dev eth0", priority=101, template=False))
+    assert path.check().is_protected
+
+
+def test_the_kernel_takes_the_policy_of_the_interface(network: Network) -> None:
+    """The real kernel's own choice: nothing goes through the SA, since the policy for eth0 asks for none."""
+    path = Path(network, 4)
+    path.protect()
+    ip(network, "a", path.policy("a", "out", selector="dev eth0", priority=99, template=False))
+    with network.inside("a"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"in the clear", (str(path.b), 5091))
+    text = network.run("a", "ip", "-s", "xfrm", "state", "get", "src", str(path.a), "dst", str(path.b), "proto", "esp",
+                       "spi", "0x100")
+    assert "0(bytes), 0(packets)" in text
+
+
 @both_versions
 def test_the_command(network: Network, version: int) -> None:
     path = Path(network, version)
@@ -192,7 +228,9 @@ def test_what_the_kernel_has_is_what_iproute2_says(network: Network) -> None:
         (sa,) = client.security_associations()
         (policy,) = client.policies()
     text = network.run("a", "ip", "xfrm", "state")
-    assert (sa.spi, sa.mode, sa.request_id, sa.aead, sa.replay_window) == (0x300, 1, 77, "rfc4106(gcm(aes))", 128)
+    assert (sa.spi, sa.mode, sa.request_id, sa.replay_window) == (0x300, 1, 77, 128)
+    assert sa.aead is not None
+    assert sa.aead.name == "rfc4106(gcm(aes))"
     assert "replay_window 128" in text.replace("replay-window", "replay_window")
     assert (policy.priority, policy.direction, policy.selector.protocol) == (4711, 1, 6)
     assert (policy.selector.source_port, policy.selector.source_port_mask) == (80, 0xFFFF)

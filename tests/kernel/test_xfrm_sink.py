@@ -37,11 +37,9 @@ from cxtp.adapters.xfrm import XfrmClient
 from cxtp.control import ControlClient
 from cxtp.kernel_keeper import KernelKeeper
 from cxtp.kernel_sink import XfrmSink
-from cxtp.messages import EncodedContext
 from cxtp.node import Node, NodeConfig
 from cxtp.service import Service, ServiceConfig
-from cxtp.sessions import Sink
-from cxtp.store.records import SessionRecord, SessionState
+from cxtp.store.records import SessionState
 from cxtp.store.sealing import StoreKey
 from cxtp.store.sqlite import SqliteStore
 from cxtp.transports.endpoint import Router
@@ -73,35 +71,6 @@ def run_ip(network: Network, name: str, *lines: str) -> str:
         )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-class InNamespace:
-    """A node's sink, whose kernel is that of its namespace."""
-
-    def __init__(self, network: Network, name: str) -> None:
-        self.network, self.name = network, name
-        with network.inside(name):
-            self.sink = XfrmSink()
-
-    async def install(self, record: SessionRecord, ceiling: SessionRecord) -> None:
-        with self.network.inside(self.name):
-            await self.sink.install(record, ceiling)
-
-    async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
-        with self.network.inside(self.name):
-            return await self.sink.remove(record)
-
-    async def holds(self, record: SessionRecord) -> bool:
-        with self.network.inside(self.name):
-            return await self.sink.holds(record)
-
-    def current(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
-        with self.network.inside(self.name):
-            return self.sink.current(record)
-
-    async def raise_ceiling(self, ceiling: SessionRecord) -> None:
-        with self.network.inside(self.name):
-            await self.sink.raise_ceiling(ceiling)
 
 
 class Gateways:
@@ -142,7 +111,7 @@ class Gateways:
         path = self.directory / f"{name}.db"
         key_file = path.with_suffix(".key")
         key = StoreKey.load(key_file) if key_file.exists() else StoreKey.create(key_file)
-        sink: Sink = InNamespace(self.network, name)
+        sink = XfrmSink(namespace=name)
         node = Node(
             NodeConfig(name, other, PROTOCOL),
             SqliteStore.open(path, key),
@@ -421,7 +390,7 @@ def test_the_keeper_stays_ahead_of_what_is_sent(network: Network, tmp_path: Path
             node = made.nodes["a"]
             node.sessions._reserve = 40
             namespace = node.sessions._sinks[0]
-            assert isinstance(namespace, InNamespace)
+            assert isinstance(namespace, XfrmSink)
             low = replace(made.context, sequence_numbers=SequenceNumbers(outbound=40))
             record = node.sessions.get(made.mn)
             assert record is not None

@@ -127,6 +127,9 @@ class KernelSink:
             return record.contexts
         return (context_of(installed.number, installed.last), *record.contexts[1:])
 
+    async def discard(self, record: SessionRecord) -> None:
+        pass
+
     async def holds(self, record: SessionRecord) -> bool:
         await self.pause()
         return record.mn_address in self.kernel.sessions

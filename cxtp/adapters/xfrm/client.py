@@ -1,74 +1,43 @@
-"""Asks the kernel for its SAs and policies, and listens to what becomes of them."""
+"""Asks the kernel for its SAs and policies, and has it change them."""
 
 from __future__ import annotations
 
 import errno
-import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ...errors import TransportError
-from .formats import (
-    MESSAGE_HEADER,
-    S32,
-    MalformedNetlink,
-    messages,
-    parse_deleted,
-    parse_policy,
-    parse_security_association,
+from . import requests
+from .attributes import read
+from .constants import HeaderFlag, MessageType
+from .formats import build_message, messages, parse_async_event, parse_policy, parse_security_association
+from .layouts import S32
+from .netlink import Namespace, XfrmError, error_of, open_socket, receive
+from .requests import Request
+from .values import (
+    AsyncEvent,
+    Migration,
+    SecurityAssociation,
+    SecurityAssociationId,
+    SecurityPolicy,
+    SecurityPolicyId,
 )
-from .values import SecurityAssociation, SecurityPolicy
-
-_NETLINK_XFRM = 6
-_SOL_NETLINK = 270
-_ADD_MEMBERSHIP = 1
-
-_GET_SA, _NEW_SA, _DELETE_SA = 0x12, 0x10, 0x11
-_GET_POLICY, _NEW_POLICY = 0x15, 0x13
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACKNOWLEDGE, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x4, 0x300, 0x10
-_EXCLUSIVE, _CREATE = 0x200, 0x400
-
-_BODY_OCTETS = {_GET_SA: 24, _GET_POLICY: 64}
-"""A dump's question has a structure that nobody reads."""
-
-GROUPS = {"expire": 2, "sa": 3, "policy": 4}
-"""Multicast groups: what changes in the kernel is told to their members."""
 
 _ATTEMPTS = 5
-_TIMEOUT = 5.0
-_LARGEST = 1 << 20
+_TIMEOUT = 5.0  # seconds; the kernel answers within the call, but for dumps
+_PIPELINE = 64
+"""Requests sent before their acknowledgements are read: those wait in our socket's buffer, which is not endless."""
+_PIPELINE_OCTETS = 32_768
 
 T = TypeVar("T")
 
 
-class XfrmError(TransportError):
-    """The kernel can't be asked, or said no; ``number`` is the errno, ``what`` what was asked."""
-
-    def __init__(self, what: str, number: int) -> None:
-        name = errno.errorcode.get(number, str(number))
-        hint = ""
-        if number in (errno.EPERM, errno.EACCES):
-            hint = "; it needs root or the capability CAP_NET_ADMIN"
-        elif number in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
-            hint = "; this kernel has no NETLINK_XFRM (module xfrm_user)"
-        super().__init__(f"{what}: {os.strerror(number)} ({name}){hint}")
-        self.what = what
-        self.number = number
-
-
 class XfrmClient:
-    """One netlink socket; closed by :meth:`close` or as a context manager."""
+    """One netlink socket; closed by :meth:`close` or as a context manager.  Not for several threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: Namespace = None) -> None:
         """Raises XfrmError."""
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_XFRM)
-            self._socket.settimeout(_TIMEOUT)
-            self._socket.bind((0, 0))
-        except OSError as error:
-            raise XfrmError("opening a socket to the kernel's IPsec database", error.errno or 0) from error
+        self._socket = open_socket("opening a socket to the kernel's IPsec database", namespace)
+        self._socket.settimeout(_TIMEOUT)
         self._sequence = 0
 
     def __enter__(self) -> XfrmClient:
@@ -81,151 +50,161 @@ class XfrmClient:
         """Give the socket back."""
         self._socket.close()
 
-    def ask(self, kind: int, body: bytes, what: str, *, create: bool = False) -> None:
-        """One request, and the kernel's yes.  Raises XfrmError with its no."""
-        self._sequence += 1
-        flags = _REQUEST | _ACKNOWLEDGE | ((_CREATE | _EXCLUSIVE) if create else 0)
-        header = {
-            "length": MESSAGE_HEADER.sizeof() + len(body),
-            "type": kind,
-            "flags": flags,
-            "sequence": self._sequence,
-            "port": 0,
-        }
-        try:
-            self._socket.send(MESSAGE_HEADER.build(header) + body)
-            while True:
-                for answer, octets in messages(self._socket.recv(_LARGEST)):
-                    if answer.sequence == self._sequence and answer.type == _ERROR:
-                        number = -int(S32.parse(octets))
-                        if number:
-                            raise XfrmError(what, number)
-                        return
-        except OSError as error:
-            raise XfrmError(what, error.errno or errno.ETIMEDOUT) from error
+    # --- what is there ------------------------------------------------------------------------------------------------
 
     def security_associations(self) -> list[SecurityAssociation]:
-        """All SAs.  Raises XfrmError."""
-        return self._dump(_GET_SA, _NEW_SA, parse_security_association, "listing the SAs")
+        """All SAs, larval ones too.  Raises XfrmError."""
+        return self._dump(requests.LIST_SECURITY_ASSOCIATIONS, MessageType.NEW_SA, parse_security_association)
 
     def policies(self) -> list[SecurityPolicy]:
-        """All policies.  Raises XfrmError."""
-        return self._dump(_GET_POLICY, _NEW_POLICY, parse_policy, "listing the policies")
+        """All policies, the sockets' own too.  Raises XfrmError."""
+        return self._dump(requests.LIST_POLICIES, MessageType.NEW_POLICY, parse_policy)
 
-    def _dump(self, question: int, answer: int, parse: Callable[[bytes], T], what: str) -> list[T]:
+    def security_association(self, identifier: SecurityAssociationId) -> SecurityAssociation:
+        """One SA.  Raises XfrmError, ESRCH where there is none."""
+        request = requests.get_security_association(identifier)
+        return self._get(request, MessageType.NEW_SA, parse_security_association)
+
+    def async_event(self, identifier: SecurityAssociationId) -> AsyncEvent:
+        """One SA's sequence numbers and usage.  Raises XfrmError, ESRCH where there is none."""
+        return self._get(requests.get_async_event(identifier), MessageType.NEW_ASYNC_EVENT, parse_async_event)
+
+    def policy(self, identifier: SecurityPolicyId) -> SecurityPolicy:
+        """One policy.  Raises XfrmError, ENOENT where there is none."""
+        return self._get(requests.get_policy(identifier), MessageType.NEW_POLICY, parse_policy)
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def add(self, sa: SecurityAssociation) -> None:
+        """Raises XfrmError, as do all below; their docstrings in :mod:`.requests` name the usual errors."""
+        self.do(requests.add_security_association(sa))
+
+    def update(self, sa: SecurityAssociation) -> None:
+        """See :func:`.requests.update_security_association`."""
+        self.do(requests.update_security_association(sa))
+
+    def delete(self, identifier: SecurityAssociationId) -> None:
+        """See :func:`.requests.delete_security_association`."""
+        self.do(requests.delete_security_association(identifier))
+
+    def set_async_event(self, event: AsyncEvent) -> None:
+        """See :func:`.requests.set_async_event`."""
+        self.do(requests.set_async_event(event))
+
+    def add_policy(self, policy: SecurityPolicy) -> None:
+        """See :func:`.requests.add_policy`."""
+        self.do(requests.add_policy(policy))
+
+    def update_policy(self, policy: SecurityPolicy) -> None:
+        """See :func:`.requests.update_policy`."""
+        self.do(requests.update_policy(policy))
+
+    def delete_policy(self, identifier: SecurityPolicyId) -> None:
+        """See :func:`.requests.delete_policy`."""
+        self.do(requests.delete_policy(identifier))
+
+    def migrate(self, identifier: SecurityPolicyId, migrations: Sequence[Migration]) -> None:
+        """See :func:`.requests.migrate`."""
+        self.do(requests.migrate(identifier, migrations))
+
+    def do(self, request: Request) -> None:
+        """One request.  Raises XfrmError where the kernel does not do it."""
+        (error,) = self.execute([request])
+        if error is not None:
+            raise error
+
+    def execute(self, todo: Sequence[Request]) -> list[XfrmError | None]:
+        """Many, many at a time: what became of each, in their order; one that fails keeps none from being done.
+
+        Raises XfrmError where the kernel does not answer; what was done then is unknown, and to be looked up.
+        """
+        results: list[XfrmError | None] = []
+        for batch in _batches(todo):
+            results += self._execute(batch)
+        return results
+
+    def _execute(self, batch: Sequence[Request]) -> list[XfrmError | None]:
+        first = self._sequence + 1
+        octets = b"".join(self._message(request, HeaderFlag.ACKNOWLEDGE) for request in batch)
+        told: dict[int, XfrmError | None] = {}
+        try:
+            self._socket.send(octets)
+            while len(told) < len(batch):
+                for header, body in messages(receive(self._socket)):
+                    index = header.sequence - first
+                    if header.type == MessageType.ERROR and 0 <= index < len(batch):
+                        number, detail = error_of(header.flags, body)
+                        told[index] = XfrmError(batch[index].what, number, detail) if number else None
+        except OSError as error:
+            raise XfrmError(batch[0].what, error.errno or errno.ETIMEDOUT) from error
+        return [told[index] for index in range(len(batch))]
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    def _get(self, request: Request, answer: int, parse: Callable[[bytes], T]) -> T:
+        found: list[T] = []
+        octets = self._message(request, HeaderFlag.ACKNOWLEDGE)
+        try:
+            for header, body in self._answers(octets, request.what):
+                if header.type == answer:
+                    found.append(parse(body))
+        except OSError as error:
+            raise XfrmError(request.what, error.errno or errno.ETIMEDOUT) from error
+        if not found:
+            raise XfrmError(request.what, errno.ENOMSG)
+        return found[0]
+
+    def _dump(self, request: Request, answer: int, parse: Callable[[bytes], T]) -> list[T]:
         for _ in range(_ATTEMPTS):
             found = []
+            whole = True
             try:
-                for header, body in self._ask(question, what):
-                    if header.flags & _DUMP_INTERRUPTED:
-                        break  # something changed meanwhile: what we have is neither old nor new
+                for header, body in self._answers(self._message(request, HeaderFlag.DUMP), request.what):
+                    # Something changed meanwhile: what we have is neither old nor new.
+                    whole = whole and not header.flags & HeaderFlag.DUMP_INTERRUPTED
                     if header.type == answer:
                         found.append(parse(body))
-                else:
-                    return found
             except OSError as error:
-                raise XfrmError(what, error.errno or errno.ETIMEDOUT) from error
-        raise XfrmError(what, errno.EINTR)
+                raise XfrmError(request.what, error.errno or errno.ETIMEDOUT) from error
+            if whole:
+                return found
+        raise XfrmError(request.what, errno.EINTR)
 
-    def _ask(self, question: int, what: str) -> Iterator[tuple[Any, bytes]]:
-        """The answers to one dump, up to its end."""
-        self._sequence += 1
-        body = bytes(_BODY_OCTETS[question])
-        header = {
-            "length": MESSAGE_HEADER.sizeof() + len(body),
-            "type": question,
-            "flags": _REQUEST | _DUMP,
-            "sequence": self._sequence,
-            "port": 0,
-        }
-        self._socket.send(MESSAGE_HEADER.build(header) + body)
+    def _answers(self, question: bytes, what: str) -> Iterator[tuple[Any, bytes]]:
+        """The answers to one question up to the last, which says that it is over."""
+        self._socket.send(question)
         while True:
-            for answer, octets in messages(self._socket.recv(_LARGEST)):
-                if answer.sequence != self._sequence:
+            for header, body in messages(receive(self._socket)):
+                if header.sequence != self._sequence:
                     continue
-                if answer.type == _DONE:
+                if header.type == MessageType.ERROR:
+                    number, detail = error_of(header.flags, body)
+                    if number:
+                        raise XfrmError(what, number, detail)
                     return
-                if answer.type == _ERROR:
-                    raise XfrmError(what, -int(S32.parse(octets)))
-                yield answer, octets
+                yield header, body
+                if header.type == MessageType.DONE:
+                    number = -int(read(S32, body)) if body else 0
+                    if number > 0:
+                        raise XfrmError(what, number)
+                    return
+
+    def _message(self, request: Request, flags: int) -> bytes:
+        self._sequence += 1
+        return build_message(request.kind, HeaderFlag.REQUEST | flags | request.flags, self._sequence, request.body)
 
 
-class DeletedAssociations:
-    """What the kernel tells of SAs as they are deleted: the state that each had when it sent its last packet."""
-
-    def __init__(self) -> None:
-        """Raises XfrmError."""
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_XFRM)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGEST)
-            self._socket.bind((0, 0))
-            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, GROUPS["sa"])
-            self._socket.setblocking(False)
-        except OSError as error:
-            raise XfrmError("listening to the kernel's IPsec database", error.errno or 0) from error
-
-    def forget(self) -> None:
-        """Whatever was told up to now is of no interest."""
-        while True:
-            try:
-                self._socket.recv(_LARGEST)
-            except BlockingIOError:
-                return
-            except OSError:  # it ran over meanwhile
-                continue
-
-    def take(self) -> Iterator[SecurityAssociation]:
-        """All that were deleted since.  Raises XfrmError where some may have been missed."""
-        while True:
-            try:
-                datagram = self._socket.recv(_LARGEST)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise XfrmError("listening to the kernel's IPsec database", error.errno or 0) from error
-            for header, body in messages(datagram):
-                if header.type == _DELETE_SA:
-                    yield parse_deleted(body)
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
+def _batches(todo: Sequence[Request]) -> Iterator[list[Request]]:
+    batch: list[Request] = []
+    octets = 0
+    for request in todo:
+        if batch and (len(batch) == _PIPELINE or octets + len(request.body) > _PIPELINE_OCTETS):
+            yield batch
+            batch, octets = [], 0
+        batch.append(request)
+        octets += len(request.body)
+    if batch:
+        yield batch
 
 
-class XfrmEvents:
-    """Tells that something changed in the kernel's SAs or policies; what it was is to be looked up."""
 
-    def __init__(self) -> None:
-        """Raises XfrmError."""
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_XFRM)
-            self._socket.bind((0, 0))
-            for group in GROUPS.values():
-                self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-            self._socket.setblocking(False)
-        except OSError as error:
-            raise XfrmError("listening to the kernel's IPsec database", error.errno or 0) from error
-
-    def fileno(self) -> int:
-        """For an event loop's add_reader."""
-        return self._socket.fileno()
-
-    def drain(self) -> bool:
-        """Take all that was told; True where anything was, or may have been (the kernel's queue ran over)."""
-        changed = False
-        while True:
-            try:
-                self._socket.recv(_LARGEST)
-            except BlockingIOError:
-                return changed
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise XfrmError("listening to the kernel's IPsec database", error.errno or 0) from error
-            changed = True
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
-
-
-__all__ = ["MalformedNetlink", "XfrmClient", "XfrmError", "XfrmEvents"]

@@ -1,217 +1,92 @@
-"""The octets of NETLINK_XFRM (linux/netlink.h, linux/xfrm.h).
+"""Octets of NETLINK_XFRM from and to values: the messages' structures with their attributes.
 
-Lengths, flags and counters are in the machine's own byte order; addresses, SPIs and ports in the network's.
+:mod:`.layouts` has the boxes, :mod:`.attributes` the tables; nothing here asks a kernel.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Union
+from types import SimpleNamespace
+from typing import Any
 
-from construct import (
-    Bytes,
-    ConstructError,
-    GreedyBytes,
-    Int8ub,
-    Int16ub,
-    Int16ul,
-    Int32sl,
-    Int32ub,
-    Int32ul,
-    Int64ul,
-    NullTerminated,
-    Padded,
-    Padding,
-    Struct,
+from .attributes import (
+    ASYNC_EVENT_TABLE,
+    POLICY_ID_TABLE,
+    SA_TABLE,
+    MalformedNetlink,
+    Row,
+    Table,
+    UnfitValue,
+    build_usage,
+    parse_attributes,
+    read,
+    read_table,
+    usage_of,
+    write,
+    write_table,
 )
-from construct import Int16ub as _Int16nb
-from construct import Int32sb as _Int32sb
-from construct import Int32ub as _Int32nb
-from construct import Int64ub as _Int64nb
-
-from ...errors import TransportError
-from .values import IPAddress, PolicyTemplate, SecurityAssociation, SecurityPolicy, Selector
-
-_LITTLE = sys.byteorder == "little"
-U16 = Int16ul if _LITTLE else _Int16nb
-U32 = Int32ul if _LITTLE else _Int32nb
-S32 = Int32sl if _LITTLE else _Int32sb
-U64 = Int64ul if _LITTLE else _Int64nb
-
-AF_INET, AF_INET6 = 2, 10
-FLAG_AF_UNSPEC, FLAG_ESN = 0x20, 0x80
-
-MESSAGE_HEADER = Struct("length" / U32, "type" / U16, "flags" / U16, "sequence" / U32, "port" / U32)
-
-ATTRIBUTE_HEADER = Struct("length" / U16, "type" / U16)
-
-_ADDRESS = Bytes(16)
-
-SELECTOR = Struct(
-    "destination" / _ADDRESS,
-    "source" / _ADDRESS,
-    "destination_port" / Int16ub,
-    "destination_port_mask" / Int16ub,
-    "source_port" / Int16ub,
-    "source_port_mask" / Int16ub,
-    "family" / U16,
-    "destination_prefix" / Int8ub,
-    "source_prefix" / Int8ub,
-    "protocol" / Int8ub,
-    Padding(3),
-    "interface" / S32,
-    "user" / U32,
+from .constants import AF_INET, AttributeType
+from .layouts import (
+    ASYNC_EVENT_ID,
+    MESSAGE_HEADER,
+    MIGRATION,
+    POLICY,
+    POLICY_ID,
+    SECURITY_ASSOCIATION,
+    SECURITY_ASSOCIATION_ID,
+    TEMPLATE,
+)
+from .values import (
+    AsyncEvent,
+    Errors,
+    IPAddress,
+    Lifetime,
+    Mark,
+    Migration,
+    PolicyTemplate,
+    SecurityAssociation,
+    SecurityAssociationId,
+    SecurityPolicy,
+    SecurityPolicyId,
+    Selector,
+    Usage,
+    family_of,
 )
 
-IDENTIFIER = Struct("destination" / _ADDRESS, "spi" / Int32ub, "protocol" / Int8ub, Padding(3))
-
-ASSOCIATION_NAME = Struct(
-    "destination" / _ADDRESS, "spi" / Int32ub, "family" / U16, "protocol" / Int8ub, Padding(1)
-)
-"""xfrm_usersa_id: what names an SA in a request."""
-
-LIFETIME_CONFIGURED = Struct(
-    "soft_octets" / U64,
-    "hard_octets" / U64,
-    "soft_packets" / U64,
-    "hard_packets" / U64,
-    "soft_add_seconds" / U64,
-    "hard_add_seconds" / U64,
-    "soft_use_seconds" / U64,
-    "hard_use_seconds" / U64,
-)
-
-LIFETIME_CURRENT = Struct("octets" / U64, "packets" / U64, "add_time" / U64, "use_time" / U64)
-
-SECURITY_ASSOCIATION = Struct(
-    "selector" / SELECTOR,
-    "identifier" / IDENTIFIER,
-    "source" / _ADDRESS,
-    "lifetime" / LIFETIME_CONFIGURED,
-    "current" / LIFETIME_CURRENT,
-    "replay_window_errors" / U32,
-    "replay_errors" / U32,
-    "integrity_errors" / U32,
-    "sequence" / U32,
-    "request_id" / U32,
-    "family" / U16,
-    "mode" / Int8ub,
-    "replay_window" / Int8ub,
-    "flags" / Int8ub,
-    Padding(7),
-)
-
-POLICY = Struct(
-    "selector" / SELECTOR,
-    "lifetime" / LIFETIME_CONFIGURED,
-    "current" / LIFETIME_CURRENT,
-    "priority" / U32,
-    "index" / U32,
-    "direction" / Int8ub,
-    "action" / Int8ub,
-    "flags" / Int8ub,
-    "share" / Int8ub,
-    Padding(4),
-)
-
-TEMPLATE = Struct(
-    "identifier" / IDENTIFIER,
-    "family" / U16,
-    Padding(2),
-    "source" / _ADDRESS,
-    "request_id" / U32,
-    "mode" / Int8ub,
-    "share" / Int8ub,
-    "optional" / Int8ub,
-    Padding(1),
-    "authentication_algorithms" / U32,
-    "encryption_algorithms" / U32,
-    "compression_algorithms" / U32,
-)
-
-MARK = Struct("value" / U32, "mask" / U32)
-
-ALGORITHM_NAME = Bytes(64)
-
-REPLAY_ESN = Struct(
-    "bitmap_words" / U32,
-    "outbound" / U32,
-    "inbound" / U32,
-    "outbound_high" / U32,
-    "inbound_high" / U32,
-    "replay_window" / U32,
-)
-
-
-class Attribute:
-    """XFRMA_ numbers."""
-
-    AUTHENTICATION = 1
-    ENCRYPTION = 2
-    ENCAPSULATION = 4
-    TEMPLATES = 5
-    ASSOCIATION = 6
-    LIFETIME_CURRENT = 9
-    REPLAY = 10
-    SOURCE = 13
-    AEAD = 18
-    AUTHENTICATION_TRUNCATED = 20
-    MARK = 21
-    REPLAY_ESN = 23
-    INTERFACE_ID = 31
-
-
-ENCAPSULATION = Struct(
-    "type" / U16, "source_port" / Int16ub, "destination_port" / Int16ub, Padding(2), "original" / _ADDRESS
-)
-
-ALGORITHM = Struct("name" / Padded(64, NullTerminated(GreedyBytes)), "key_bits" / U32)
-ALGORITHM_WITH_ICV = Struct("name" / Padded(64, NullTerminated(GreedyBytes)), "key_bits" / U32, "icv_bits" / U32)
-"""The key follows."""
-
-
-class MalformedNetlink(TransportError):
-    """Octets that the kernel should not have sent: another version of it than any that is known here."""
-
-
-Attributes = tuple[tuple[int, bytes], ...]
-
-
-def parse_attributes(octets: bytes) -> Attributes:
-    """The attributes that follow a message's structure: (number, octets), in their order."""
-    found = []
-    offset = 0
-    while offset + ATTRIBUTE_HEADER.sizeof() <= len(octets):
-        header = ATTRIBUTE_HEADER.parse(octets[offset : offset + ATTRIBUTE_HEADER.sizeof()])
-        if not ATTRIBUTE_HEADER.sizeof() <= header.length <= len(octets) - offset:
-            raise MalformedNetlink(f"attribute {header.type} at octet {offset} has length {header.length}")
-        found.append((header.type & 0x3FFF, octets[offset + ATTRIBUTE_HEADER.sizeof() : offset + header.length]))
-        offset += (header.length + 3) & ~3
-    return tuple(found)
+_HEADER_OCTETS = MESSAGE_HEADER.sizeof()
 
 
 def messages(octets: bytes) -> Iterator[tuple[Any, bytes]]:
     """The netlink messages of one datagram: each one's header and what follows it."""
     offset = 0
-    size = MESSAGE_HEADER.sizeof()
-    while offset + size <= len(octets):
-        header = MESSAGE_HEADER.parse(octets[offset : offset + size])
-        if not size <= header.length <= len(octets) - offset:
+    while offset + _HEADER_OCTETS <= len(octets):
+        header = MESSAGE_HEADER.parse(octets[offset : offset + _HEADER_OCTETS])
+        if not _HEADER_OCTETS <= header.length <= len(octets) - offset:
             raise MalformedNetlink(f"a message of length {header.length} in {len(octets) - offset} octets")
-        yield header, octets[offset + size : offset + header.length]
+        yield header, octets[offset + _HEADER_OCTETS : offset + header.length]
         offset += (header.length + 3) & ~3
+
+
+def build_message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """One message to the kernel."""
+    header = {
+        "length": _HEADER_OCTETS + len(body),
+        "type": kind,
+        "flags": flags,
+        "sequence": sequence,
+        "port": 0,
+    }
+    return bytes(MESSAGE_HEADER.build(header)) + body + bytes(-len(body) % 4)
+
+
+# --- SAs --------------------------------------------------------------------------------------------------------------
 
 
 def parse_security_association(octets: bytes) -> SecurityAssociation:
     """XFRM_MSG_NEWSA's body.  Raises MalformedNetlink."""
-    box, attributes = _split(SECURITY_ASSOCIATION, octets)
-    named = dict(attributes)
-    window = box.replay_window
-    if Attribute.REPLAY_ESN in named:
-        window = _read(REPLAY_ESN, named[Attribute.REPLAY_ESN]).replay_window
-    authentication = named.get(Attribute.AUTHENTICATION_TRUNCATED, named.get(Attribute.AUTHENTICATION, b""))
+    box = read(SECURITY_ASSOCIATION, octets)
     return SecurityAssociation(
         source=_address(box.source, box.family),
         destination=_address(box.identifier.destination, box.family),
@@ -219,62 +94,182 @@ def parse_security_association(octets: bytes) -> SecurityAssociation:
         protocol=box.identifier.protocol,
         mode=box.mode,
         request_id=box.request_id,
-        replay_window=window,
-        encryption=_name(named.get(Attribute.ENCRYPTION, b"")),
-        authentication=_name(authentication),
-        aead=_name(named.get(Attribute.AEAD, b"")),
-        mark=_mark(named),
-        interface_id=_number(named.get(Attribute.INTERFACE_ID)),
-        extended=bool(box.flags & FLAG_ESN),
-        used=(box.current.octets, box.current.packets),
-        attributes=attributes,
+        selector=_selector(box.selector),
+        flags=box.flags,
+        window_field=box.replay_window,
+        lifetime=_lifetime(box.lifetime),
+        usage=usage_of(box.current),
+        errors=Errors(box.replay_window_errors, box.replay_errors, box.integrity_errors),
+        sequence=box.sequence,
+        **read_table(SA_TABLE, octets[SECURITY_ASSOCIATION.sizeof() :]),
     )
 
 
-def parse_deleted(octets: bytes) -> SecurityAssociation:
-    """XFRM_MSG_DELSA as the kernel tells it: the SA's name, and the SA itself as an attribute among its others."""
-    attributes = parse_attributes(octets[ASSOCIATION_NAME.sizeof() :])
-    named = dict(attributes)
-    if Attribute.ASSOCIATION not in named:
-        raise MalformedNetlink("an SA was deleted and nothing is said of it")
-    others = b"".join(
-        bytes(ATTRIBUTE_HEADER.build({"length": 4 + len(value), "type": number})) + value + bytes(-len(value) % 4)
-        for number, value in attributes
-        if number != Attribute.ASSOCIATION
+def build_security_association(sa: SecurityAssociation) -> bytes:
+    """The opposite; what came from a recording goes back octet for octet.  Raises UnfitValue."""
+    box = {
+        "selector": _selector_box(sa.selector),
+        "identifier": {"destination": _octets(sa.destination), "spi": sa.spi, "protocol": sa.protocol},
+        "source": _octets(sa.source),
+        "lifetime": asdict(sa.lifetime),
+        "current": asdict(sa.usage),
+        "replay_window_errors": sa.errors.replay_window,
+        "replay_errors": sa.errors.replay,
+        "integrity_errors": sa.errors.integrity,
+        "sequence": sa.sequence,
+        "request_id": sa.request_id,
+        "family": family_of(sa.destination),
+        "mode": sa.mode,
+        "replay_window": sa.window_field,
+        "flags": sa.flags,
+    }
+    return write(SECURITY_ASSOCIATION, box, "an SA") + write_table(SA_TABLE, sa)
+
+
+_TOLD_ONLY = (AttributeType.LAST_USED, AttributeType.ALIGNMENT)
+
+def build_new_security_association(sa: SecurityAssociation) -> bytes:
+    """The same as a request: the kernel takes the usage from an attribute only, and never the error counts."""
+    other = tuple((number, octets) for number, octets in sa.other if number not in _TOLD_ONLY)
+    if sa.usage != Usage():
+        other += ((AttributeType.LIFETIME_CURRENT, build_usage(sa.usage)),)
+    return build_security_association(replace(sa, last_used=None, errors=Errors(), other=other, order=()))
+
+
+def build_security_association_id(identifier: SecurityAssociationId) -> bytes:
+    """What GETSA and DELSA ask for."""
+    return write(SECURITY_ASSOCIATION_ID, _id_box(identifier), "an SA's identifier") + _bare(
+        {AttributeType.MARK: SA_TABLE[AttributeType.MARK]}, mark=identifier.mark
     )
-    return parse_security_association(named[Attribute.ASSOCIATION][: SECURITY_ASSOCIATION.sizeof()] + others)
+
+
+def parse_deleted_security_association(octets: bytes) -> tuple[SecurityAssociationId, SecurityAssociation | None]:
+    """XFRM_MSG_DELSA's body: the SA's structure is an attribute, beside the SA's own attributes."""
+    identifier = _id(read(SECURITY_ASSOCIATION_ID, octets))
+    rest = octets[SECURITY_ASSOCIATION_ID.sizeof() :]
+    structure = dict(parse_attributes(rest)).get(AttributeType.SECURITY_ASSOCIATION)
+    if structure is None:
+        return identifier, None
+    sa = parse_security_association(structure[: SECURITY_ASSOCIATION.sizeof()] + rest)
+    other = tuple(item for item in sa.other if item[0] != AttributeType.SECURITY_ASSOCIATION)
+    return replace(identifier, mark=sa.mark), replace(sa, other=other, order=())
+
+
+# --- async events -----------------------------------------------------------------------------------------------------
+
+
+def parse_async_event(octets: bytes) -> AsyncEvent:
+    """XFRM_MSG_NEWAE's body.  Raises MalformedNetlink."""
+    box = read(ASYNC_EVENT_ID, octets)
+    named = read_table(ASYNC_EVENT_TABLE, octets[ASYNC_EVENT_ID.sizeof() :])
+    return AsyncEvent(
+        identifier=_id(box.identifier, named.pop("mark", None)),
+        source=_address(box.source, box.identifier.family),
+        flags=box.flags,
+        request_id=box.request_id,
+        **named,
+    )
+
+
+def build_async_event(event: AsyncEvent) -> bytes:
+    """The opposite.  Raises UnfitValue."""
+    box = {
+        "identifier": _id_box(event.identifier),
+        "source": _octets(event.source),
+        "flags": event.flags,
+        "request_id": event.request_id,
+    }
+    value = SimpleNamespace(mark=event.identifier.mark, **vars(event))
+    return write(ASYNC_EVENT_ID, box, "an event") + write_table(ASYNC_EVENT_TABLE, value)
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
 
 
 def parse_policy(octets: bytes) -> SecurityPolicy:
     """XFRM_MSG_NEWPOLICY's body.  Raises MalformedNetlink."""
-    box, attributes = _split(POLICY, octets)
-    named = dict(attributes)
-    selector = box.selector
-    templates = named.get(Attribute.TEMPLATES, b"")
-    size = TEMPLATE.sizeof()
-    if len(templates) % size:
-        raise MalformedNetlink(f"templates of {len(templates)} octets")
+    box = read(POLICY, octets)
     return SecurityPolicy(
         direction=box.direction,
         action=box.action,
         priority=box.priority,
         index=box.index,
-        selector=Selector(
-            source=_address(selector.source, selector.family),
-            source_prefix=selector.source_prefix,
-            destination=_address(selector.destination, selector.family),
-            destination_prefix=selector.destination_prefix,
-            protocol=selector.protocol,
-            source_port=selector.source_port,
-            source_port_mask=selector.source_port_mask,
-            destination_port=selector.destination_port,
-            destination_port_mask=selector.destination_port_mask,
-            interface=selector.interface,
-        ),
-        templates=tuple(_template(templates[at : at + size]) for at in range(0, len(templates), size)),
-        mark=_mark(named),
-        interface_id=_number(named.get(Attribute.INTERFACE_ID)),
+        selector=_selector(box.selector),
+        flags=box.flags,
+        share=box.share,
+        lifetime=_lifetime(box.lifetime),
+        usage=usage_of(box.current),
+        **read_table(POLICY_TABLE, octets[POLICY.sizeof() :]),
     )
+
+
+def build_policy(policy: SecurityPolicy) -> bytes:
+    """The opposite.  Raises UnfitValue."""
+    box = {
+        "selector": _selector_box(policy.selector),
+        "lifetime": asdict(policy.lifetime),
+        "current": asdict(policy.usage),
+        "priority": policy.priority,
+        "index": policy.index,
+        "direction": policy.direction,
+        "action": policy.action,
+        "flags": policy.flags,
+        "share": policy.share,
+    }
+    return write(POLICY, box, "a policy") + write_table(POLICY_TABLE, policy)
+
+
+def build_policy_id(identifier: SecurityPolicyId) -> bytes:
+    """What GETPOLICY, DELPOLICY and MIGRATE ask for."""
+    box = {
+        "selector": _selector_box(identifier.selector),
+        "index": identifier.index,
+        "direction": identifier.direction,
+    }
+    return write(POLICY_ID, box, "a policy's identifier") + _bare(
+        POLICY_ID_TABLE, kind=identifier.kind, mark=identifier.mark, interface_id=identifier.interface_id
+    )
+
+
+def parse_deleted_policy(octets: bytes) -> SecurityPolicy | SecurityPolicyId:
+    """XFRM_MSG_DELPOLICY's body: the whole policy where the kernel tells it."""
+    box = read(POLICY_ID, octets)
+    rest = octets[POLICY_ID.sizeof() :]
+    structure = dict(parse_attributes(rest)).get(AttributeType.POLICY)
+    if structure is None:
+        return SecurityPolicyId(box.direction, _selector(box.selector), box.index)
+    policy = parse_policy(structure[: POLICY.sizeof()] + rest)
+    other = tuple(item for item in policy.other if item[0] != AttributeType.POLICY)
+    return replace(policy, other=other, order=())
+
+
+def build_migration(identifier: SecurityPolicyId, migrations: Sequence[Migration]) -> bytes:
+    """XFRM_MSG_MIGRATE's body."""
+    content = b"".join(_migration(migration) for migration in migrations)
+    head = build_policy_id(identifier)
+    return head + _bare({AttributeType.MIGRATE: Row("content", bytes, bytes)}, content=content)
+
+
+def _migration(migration: Migration) -> bytes:
+    box = {
+        "old_source": _octets(migration.old_source),
+        "old_destination": _octets(migration.old_destination),
+        "new_source": _octets(migration.new_source),
+        "new_destination": _octets(migration.new_destination),
+        "protocol": migration.protocol,
+        "mode": migration.mode,
+        "request_id": migration.request_id,
+        "old_family": family_of(migration.old_destination),
+        "new_family": family_of(migration.new_destination),
+    }
+    return write(MIGRATION, box, "a migration")
+
+
+def _parse_templates(octets: bytes) -> tuple[PolicyTemplate, ...]:
+    size = TEMPLATE.sizeof()
+    if len(octets) % size:
+        raise MalformedNetlink(f"templates of {len(octets)} octets")
+    return tuple(_template(octets[at : at + size]) for at in range(0, len(octets), size))
 
 
 def _template(octets: bytes) -> PolicyTemplate:
@@ -287,44 +282,124 @@ def _template(octets: bytes) -> PolicyTemplate:
         spi=box.identifier.spi,
         request_id=box.request_id,
         optional=bool(box.optional),
+        share=box.share,
+        authentication_algorithms=box.authentication_algorithms,
+        encryption_algorithms=box.encryption_algorithms,
+        compression_algorithms=box.compression_algorithms,
     )
 
 
-def _split(layout: Struct, octets: bytes) -> tuple[Any, Attributes]:
-    return _read(layout, octets), parse_attributes(octets[layout.sizeof() :])
+def _build_templates(templates: tuple[PolicyTemplate, ...]) -> bytes | None:
+    return b"".join(map(_build_template, templates)) if templates else None
 
 
-def _read(layout: Struct, octets: bytes) -> Any:
-    try:
-        return layout.parse(octets)
-    except ConstructError as error:
-        raise MalformedNetlink(f"{len(octets)} octets are too few for a structure of {layout.sizeof()}") from error
+def _build_template(template: PolicyTemplate) -> bytes:
+    box = {
+        **asdict(template),
+        "identifier": {
+            "destination": _octets(template.destination),
+            "spi": template.spi,
+            "protocol": template.protocol,
+        },
+        "family": family_of(template.destination),
+        "source": _octets(template.source),
+        "optional": int(template.optional),
+    }
+    return write(TEMPLATE, box, "a template")
 
 
-_FAMILIES: dict[int, Callable[[bytes], Union[IPv4Address, IPv6Address]]] = {
-    AF_INET: lambda octets: IPv4Address(octets[:4]),
-    AF_INET6: IPv6Address,
+POLICY_TABLE: Table = {
+    AttributeType.TEMPLATES: Row("templates", _parse_templates, _build_templates),
+    **POLICY_ID_TABLE,
 }
+
+
+# --- parts of them ----------------------------------------------------------------------------------------------------
+
+
+def _bare(table: Table, **fields: Any) -> bytes:
+    return write_table(table, SimpleNamespace(other=(), order=(), **fields))
+
+
+def _id(box: Any, mark: Mark | None = None) -> SecurityAssociationId:
+    return SecurityAssociationId(_address(box.destination, box.family), box.spi, box.protocol, mark)
+
+
+def _id_box(identifier: SecurityAssociationId) -> dict[str, Any]:
+    return {
+        "destination": _octets(identifier.destination),
+        "spi": identifier.spi,
+        "family": family_of(identifier.destination),
+        "protocol": identifier.protocol,
+    }
+
+
+def _selector(box: Any) -> Selector:
+    return Selector(
+        source=_address(box.source, box.family),
+        source_prefix=box.source_prefix,
+        destination=_address(box.destination, box.family),
+        destination_prefix=box.destination_prefix,
+        protocol=box.protocol,
+        source_port=box.source_port,
+        source_port_mask=box.source_port_mask,
+        destination_port=box.destination_port,
+        destination_port_mask=box.destination_port_mask,
+        interface=box.interface,
+        user=box.user,
+        any_family=box.family == 0,
+    )
+
+
+def _selector_box(selector: Selector) -> dict[str, Any]:
+    return {
+        "source": _octets(selector.source),
+        "source_prefix": selector.source_prefix,
+        "destination": _octets(selector.destination),
+        "destination_prefix": selector.destination_prefix,
+        "protocol": selector.protocol,
+        "source_port": selector.source_port,
+        "source_port_mask": selector.source_port_mask,
+        "destination_port": selector.destination_port,
+        "destination_port_mask": selector.destination_port_mask,
+        "family": selector.family,
+        "interface": selector.interface,
+        "user": selector.user,
+    }
+
+
+def _lifetime(box: Any) -> Lifetime:
+    return Lifetime(**{name: value for name, value in box.items() if not name.startswith("_")})
+
+
+_FAMILIES: dict[int, Callable[[bytes], IPAddress]] = {AF_INET: lambda octets: IPv4Address(octets[:4])}
 
 
 def _address(octets: bytes, family: int) -> IPAddress:
     # 0: a selector or template for packets of any family has addresses of zeros.
-    return _FAMILIES.get(family, _FAMILIES[AF_INET6])(octets)
+    return _FAMILIES.get(family, IPv6Address)(octets)
 
 
-def _name(octets: bytes) -> str:
-    return octets[: ALGORITHM_NAME.sizeof()].split(b"\0")[0].decode("ascii", "replace")
+def _octets(address: IPAddress) -> bytes:
+    return address.packed.ljust(16, b"\0")
 
 
-def _mark(named: dict[int, bytes]) -> tuple[int, int]:
-    if Attribute.MARK not in named:
-        return 0, 0
-    box = _read(MARK, named[Attribute.MARK])
-    return box.value, box.mask
-
-
-def _number(octets: bytes | None) -> int:
-    return 0 if octets is None else int(U32.parse(octets))
-
-
-__all__ = ["MalformedNetlink", "messages", "parse_attributes", "parse_policy", "parse_security_association"]
+__all__ = [
+    "MalformedNetlink",
+    "UnfitValue",
+    "build_async_event",
+    "build_message",
+    "build_migration",
+    "build_new_security_association",
+    "build_policy",
+    "build_policy_id",
+    "build_security_association",
+    "build_security_association_id",
+    "messages",
+    "parse_async_event",
+    "parse_attributes",
+    "parse_deleted_policy",
+    "parse_deleted_security_association",
+    "parse_policy",
+    "parse_security_association",
+]

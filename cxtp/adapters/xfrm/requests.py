@@ -1,240 +1,122 @@
-"""What the kernel is asked to do with SAs and policies, as octets."""
+"""What the kernel can be asked to do, one request each: pure, so that it can be looked at without a kernel.
+
+A request's ``what`` goes into errors; it names SAs by SPI and destination, never by key.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from .algorithms import Suite
+from .constants import HeaderFlag, MessageType
 from .formats import (
-    AF_INET,
-    AF_INET6,
-    ALGORITHM,
-    ALGORITHM_WITH_ICV,
-    ASSOCIATION_NAME,
-    ATTRIBUTE_HEADER,
-    ENCAPSULATION,
-    FLAG_AF_UNSPEC,
-    FLAG_ESN,
-    LIFETIME_CURRENT,
-    MARK,
-    POLICY,
-    SECURITY_ASSOCIATION,
-    SELECTOR,
-    TEMPLATE,
-    U32,
-    Attribute,
+    build_async_event,
+    build_migration,
+    build_new_security_association,
+    build_policy,
+    build_policy_id,
+    build_security_association_id,
 )
-from .replay import ReplayState
-from .values import IPAddress, PolicyTemplate, SecurityPolicy, Selector
-
-NEW_SA, DELETE_SA, UPDATE_SA = 0x10, 0x11, 0x1A
-NEW_POLICY, DELETE_POLICY, UPDATE_POLICY = 0x13, 0x14, 0x19
-
-INFINITE = (1 << 64) - 1
-_EVERYTHING = 0xFFFF_FFFF
-_UDP_ENCAPSULATION = 2  # UDP_ENCAP_ESPINUDP (RFC 3948)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of an SA: octets and packets in all, seconds since it was made; None for no limit."""
-
-    soft_octets: int | None = None
-    hard_octets: int | None = None
-    soft_packets: int | None = None
-    hard_packets: int | None = None
-    soft_seconds: int | None = None
-    hard_seconds: int | None = None
+from .layouts import POLICY_ID, SECURITY_ASSOCIATION_ID
+from .values import (
+    AsyncEvent,
+    Migration,
+    SecurityAssociation,
+    SecurityAssociationId,
+    SecurityPolicy,
+    SecurityPolicyId,
+)
 
 
 @dataclass(frozen=True)
-class NewAssociation:
-    """An SA of one direction.  ``ports``: ESP in UDP, source and destination port; ``used``: octets and packets."""
+class Request:
+    """One message to the kernel; the client gives it its number and asks for an acknowledgement."""
 
-    source: IPAddress
-    destination: IPAddress
-    spi: int
-    protocol: int
-    mode: int
-    request_id: int
-    suite: Suite = field(repr=False)
-    replay: ReplayState
-    limits: Limits = Limits()
-    used: tuple[int, int] = (0, 0)
-    made: int = 0
-    ports: tuple[int, int] | None = None
-    mark: tuple[int, int] = (0, 0)
-    interface_id: int = 0
+    kind: int
+    body: bytes = field(repr=False)  # keys are in it
+    what: str
+    flags: int = 0
 
 
-def family_of(address: IPAddress) -> int:
-    return AF_INET if address.version == 4 else AF_INET6
+def add_security_association(sa: SecurityAssociation) -> Request:
+    """With its replay state and usage; EEXIST where it is there."""
+    return Request(MessageType.NEW_SA, build_new_security_association(sa), f"adding {sa.identifier}")
 
 
-def octets_of(address: IPAddress) -> bytes:
-    """16 octets, IPv4 in the first four."""
-    return address.packed.ljust(16, b"\0")
+def update_security_association(sa: SecurityAssociation) -> Request:
+    """A larval one becomes this; of a whole one, lifetimes, encapsulation and marks change, and no replay state."""
+    return Request(MessageType.UPDATE_SA, build_new_security_association(sa), f"updating {sa.identifier}")
 
 
-def attribute(number: int, octets: bytes) -> bytes:
-    """One attribute, padded."""
-    size = ATTRIBUTE_HEADER.sizeof()
-    head = ATTRIBUTE_HEADER.build({"length": size + len(octets), "type": number})
-    return bytes(head) + octets + bytes(-len(octets) % 4)
+def delete_security_association(identifier: SecurityAssociationId) -> Request:
+    """ESRCH where there is none."""
+    return Request(MessageType.DELETE_SA, build_security_association_id(identifier), f"deleting {identifier}")
 
 
-def identifier(destination: IPAddress, spi: int, protocol: int) -> dict[str, object]:
-    return {"destination": octets_of(destination), "spi": spi, "protocol": protocol}
+def get_security_association(identifier: SecurityAssociationId) -> Request:
+    """It is answered by NEW_SA."""
+    return Request(MessageType.GET_SA, build_security_association_id(identifier), f"reading {identifier}")
 
 
-def new_association(association: NewAssociation) -> bytes:
-    """XFRM_MSG_NEWSA's and XFRM_MSG_UPDSA's body: replay state and counters in one (they take effect together)."""
-    limits, replay = association.limits, association.replay
-    body = SECURITY_ASSOCIATION.build(
-        {
-            "selector": _selector(None),
-            "identifier": identifier(association.destination, association.spi, association.protocol),
-            "source": octets_of(association.source),
-            "lifetime": _lifetime(limits),
-            "current": {"octets": 0, "packets": 0, "add_time": 0, "use_time": 0},
-            "replay_window_errors": 0,
-            "replay_errors": 0,
-            "integrity_errors": 0,
-            "sequence": 0,
-            "request_id": association.request_id,
-            "family": family_of(association.destination),
-            "mode": association.mode,
-            "replay_window": replay.window if replay.is_small else 0,
-            "flags": FLAG_AF_UNSPEC * (association.mode != 0) | FLAG_ESN * replay.extended,
-        }
-    )
-    octets, packets = association.used
-    current = {"octets": octets, "packets": packets, "add_time": association.made, "use_time": 0}
-    parts = [
-        bytes(body),
-        *_algorithms(association.suite),
-        attribute(Attribute.REPLAY if replay.is_small else Attribute.REPLAY_ESN, replay.build()),
-        attribute(Attribute.LIFETIME_CURRENT, LIFETIME_CURRENT.build(current)),
-        *_marks(association.mark, association.interface_id),
-    ]
-    if association.ports is not None:
-        source_port, destination_port = association.ports
-        box = {
-            "type": _UDP_ENCAPSULATION,
-            "source_port": source_port,
-            "destination_port": destination_port,
-            "original": bytes(16),
-        }
-        parts.append(attribute(Attribute.ENCAPSULATION, ENCAPSULATION.build(box)))
-    return b"".join(parts)
+def get_async_event(identifier: SecurityAssociationId) -> Request:
+    """An SA's sequence numbers and usage, and nothing else of it; answered by NEW_ASYNC_EVENT."""
+    event = AsyncEvent(identifier, identifier.destination)  # the kernel looks at no source
+    return Request(MessageType.GET_ASYNC_EVENT, build_async_event(event), f"reading the counters of {identifier}")
 
 
-def delete_association(association: NewAssociation) -> bytes:
-    """XFRM_MSG_DELSA's body."""
-    name = {
-        "destination": octets_of(association.destination),
-        "spi": association.spi,
-        "family": family_of(association.destination),
-        "protocol": association.protocol,
-    }
-    marks = b"".join(_marks(association.mark, association.interface_id))
-    return bytes(ASSOCIATION_NAME.build(name)) + marks
+def set_async_event(event: AsyncEvent) -> Request:
+    """Set an SA's replay state, usage and thresholds: all that are not None.
 
-
-def new_policy(policy: SecurityPolicy) -> bytes:
-    """XFRM_MSG_NEWPOLICY's and XFRM_MSG_UPDPOLICY's body."""
-    body = POLICY.build(
-        {
-            "selector": _selector(policy.selector),
-            "lifetime": _lifetime(Limits()),
-            "current": {"octets": 0, "packets": 0, "add_time": 0, "use_time": 0},
-            "priority": policy.priority,
-            "index": 0,
-            "direction": policy.direction,
-            "action": policy.action,
-            "flags": 0,
-            "share": 0,
-        }
-    )
-    templates = b"".join(map(_template, policy.templates))
-    return bytes(body) + attribute(Attribute.TEMPLATES, templates) + b"".join(_marks(policy.mark, policy.interface_id))
-
-
-def delete_policy(policy: SecurityPolicy) -> bytes:
-    """XFRM_MSG_DELPOLICY's body: selector, index 32, direction 8, padding 24."""
-    selector = bytes(SELECTOR.build(_selector(policy.selector)))
-    marks = b"".join(_marks(policy.mark, policy.interface_id))
-    return selector + bytes(4) + bytes((policy.direction, 0, 0, 0)) + marks
-
-
-def _template(template: PolicyTemplate) -> bytes:
-    return bytes(
-        TEMPLATE.build(
-            {
-                "identifier": identifier(template.destination, template.spi, template.protocol),
-                "family": family_of(template.destination),
-                "source": octets_of(template.source),
-                "request_id": template.request_id,
-                "mode": template.mode,
-                "share": 0,
-                "optional": int(template.optional),
-                "authentication_algorithms": _EVERYTHING,
-                "encryption_algorithms": _EVERYTHING,
-                "compression_algorithms": _EVERYTHING,
-            }
-        )
+    A replay state has the SA's own form, its bitmap the SA's own length; else EINVAL.  Both directions may be set.
+    """
+    return Request(
+        MessageType.NEW_ASYNC_EVENT,
+        build_async_event(replace(event, other=(), order=())),
+        f"setting the counters of {event.identifier}",
+        HeaderFlag.REPLACE,
     )
 
 
-def _selector(selector: Selector | None) -> dict[str, object]:
-    names = ("source_port", "source_port_mask", "destination_port", "destination_port_mask", "protocol", "interface")
-    if selector is None:
-        empty = dict.fromkeys((*names, "source_prefix", "destination_prefix", "family", "user"), 0)
-        return {**empty, "source": bytes(16), "destination": bytes(16)}
-    return {
-        **{name: getattr(selector, name) for name in names},
-        "source": octets_of(selector.source),
-        "source_prefix": selector.source_prefix,
-        "destination": octets_of(selector.destination),
-        "destination_prefix": selector.destination_prefix,
-        "family": family_of(selector.source),
-        "user": 0,
-    }
+def add_policy(policy: SecurityPolicy) -> Request:
+    """EEXIST where there is one with the same selector, direction, mark and kind."""
+    body = build_policy(replace(policy, index=0, order=()))
+    return Request(MessageType.NEW_POLICY, body, f"adding {policy.identifier}")
 
 
-def _lifetime(limits: Limits) -> dict[str, int]:
-    def limit(number: int | None) -> int:
-        return INFINITE if number is None else number
-
-    return {
-        "soft_octets": limit(limits.soft_octets),
-        "hard_octets": limit(limits.hard_octets),
-        "soft_packets": limit(limits.soft_packets),
-        "hard_packets": limit(limits.hard_packets),
-        "soft_add_seconds": limits.soft_seconds or 0,
-        "hard_add_seconds": limits.hard_seconds or 0,
-        "soft_use_seconds": 0,
-        "hard_use_seconds": 0,
-    }
+def update_policy(policy: SecurityPolicy) -> Request:
+    """Add it, or put it in the place of the one that is there."""
+    body = build_policy(replace(policy, index=0, order=()))
+    return Request(MessageType.UPDATE_POLICY, body, f"updating {policy.identifier}")
 
 
-def _algorithms(suite: Suite) -> list[bytes]:
-    parts = []
-    for number, algorithm, layout in (
-        (Attribute.AEAD, suite.aead, ALGORITHM_WITH_ICV),
-        (Attribute.ENCRYPTION, suite.encryption, ALGORITHM),
-        (Attribute.AUTHENTICATION_TRUNCATED, suite.authentication, ALGORITHM_WITH_ICV),
-    ):
-        if algorithm is not None:
-            box = {"name": algorithm.name.encode(), "key_bits": len(algorithm.key) * 8, "icv_bits": algorithm.icv_bits}
-            parts.append(attribute(number, bytes(layout.build(box)) + algorithm.key))
-    return parts
+def delete_policy(identifier: SecurityPolicyId) -> Request:
+    """ENOENT where there is none."""
+    return Request(MessageType.DELETE_POLICY, build_policy_id(identifier), f"deleting {identifier}")
 
 
-def _marks(mark: tuple[int, int], interface_id: int) -> list[bytes]:
-    parts = []
-    if mark != (0, 0):
-        parts.append(attribute(Attribute.MARK, MARK.build({"value": mark[0], "mask": mark[1]})))
-    if interface_id:
-        parts.append(attribute(Attribute.INTERFACE_ID, U32.build(interface_id)))
-    return parts
+def get_policy(identifier: SecurityPolicyId) -> Request:
+    """It is answered by NEW_POLICY."""
+    return Request(MessageType.GET_POLICY, build_policy_id(identifier), f"reading {identifier}")
+
+
+def migrate(identifier: SecurityPolicyId, migrations: Sequence[Migration]) -> Request:
+    """Change the ends of a policy's templates and of the SAs behind them, as MOBIKE does (RFC 4555).
+
+    The kernel makes new SAs of the old ones, sequence numbers kept.  EINVAL without a migration.
+    """
+    return Request(MessageType.MIGRATE, build_migration(identifier, migrations), f"migrating {identifier}")
+
+
+def flush_security_associations(protocol: int = 0) -> Request:
+    """Delete all SAs of a protocol, 0 for every one."""
+    return Request(MessageType.FLUSH_SA, bytes((protocol,)), "deleting all SAs")
+
+
+def flush_policies() -> Request:
+    """Delete all policies of kind main."""
+    return Request(MessageType.FLUSH_POLICY, b"", "deleting all policies")
+
+
+LIST_SECURITY_ASSOCIATIONS = Request(MessageType.GET_SA, bytes(SECURITY_ASSOCIATION_ID.sizeof()), "listing the SAs")
+LIST_POLICIES = Request(MessageType.GET_POLICY, bytes(POLICY_ID.sizeof()), "listing the policies")
+"""Dumps: they have a structure that nobody reads."""

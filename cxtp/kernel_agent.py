@@ -1,0 +1,186 @@
+"""An agent beside a kernel whose SAs somebody else makes: an IKE daemon, or an operator with iproute2.
+
+It learns every session that the kernel has, follows what becomes of it - rekeyed, deleted, expired, moved to another
+address - and keeps its record and its ceiling.  What is being moved is let alone: that is this node's own doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from contexts.base import Context, decode, encode
+from contexts.ipsec import IpsecSaContext
+
+from .adapters.xfrm import AsyncEvent, Group, Namespace, XfrmClient, XfrmError, XfrmEvents
+from .adapters.xfrm.values import SecurityAssociationId
+from .config import ContextTypes
+from .errors import CxtpError
+from .kernel_contexts import PROTOCOLS
+from .kernel_keeper import KernelKeeper
+from .kernel_learning import NotLearned, learn
+from .kernel_sink import XfrmSink
+from .messages import EncodedContext, IPAddress
+from .sessions import Sessions
+from .store.records import SessionRecord, SessionState
+
+log = logging.getLogger(__name__)
+
+SETTLING_TIME = 0.05
+"""Seconds after a change until the kernel is looked at: an IKE daemon makes several at once."""
+
+INTERVAL = 30.0
+"""Seconds between looks when nothing is told."""
+
+
+class KernelAgent:
+    """A task beside a node.  ``not_learned``: the SAs that no context could be made of, and why."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        sink: XfrmSink,
+        keeper: KernelKeeper,
+        namespace: Namespace = None,
+        context_types: ContextTypes = ContextTypes(),
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises XfrmError."""
+        self._sessions = sessions
+        self._sink = sink
+        self._keeper = keeper
+        self._context_types = context_types
+        self._wall_clock = wall_clock
+        self._client = XfrmClient(namespace)
+        self._events = XfrmEvents((Group.EXPIRE, Group.SA, Group.POLICY, Group.ASYNC_EVENTS), namespace)
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.not_learned: list[NotLearned] = []
+
+    async def start(self) -> None:
+        """Learn what is there, and go on following it."""
+        await self.look()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._events, self._told)
+        self._task = loop.create_task(self._run())
+
+    async def close(self) -> None:
+        """Follow no more; the kernel goes on up to the ceilings that are set."""
+        if self._task is not None:
+            asyncio.get_running_loop().remove_reader(self._events)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._events.close()
+        self._client.close()
+
+    async def look(self) -> int:
+        """Compare the kernel with the records; gives how many sessions were new, changed or gone."""
+        learned, not_learned = await asyncio.to_thread(self._read)
+        for item in not_learned:
+            if item not in self.not_learned:
+                log.warning("%s is left alone: %s", item.identifier, item.reason)
+        self.not_learned = not_learned
+        changed = 0
+        for mn_address in dict.fromkeys([*learned, *self._owned()]):
+            held = self._sessions.readable(mn_address)
+            contexts = learned.get(mn_address, ())
+            if held is not None and _spis(self._decoded(held)) == _spis(contexts):
+                continue
+            changed += await self._adopt(mn_address, contexts)
+        return changed
+
+    async def _adopt(self, mn_address: IPAddress, contexts: tuple[IpsecSaContext, ...]) -> bool:
+        def read(held: SessionRecord | None) -> tuple[EncodedContext, ...] | None:
+            return self._still(held, contexts)
+
+        try:
+            record = await self._sessions.adopt(mn_address, read)
+        except CxtpError as error:
+            self._sessions.counters["not_adopted"] += 1
+            log.error("the kernel's session with %s could not be taken over: %s", mn_address, error)
+            return False
+        if record is None:
+            return False
+        kind = "learned" if contexts else "gone"
+        self._sessions.counters[f"sessions_{kind}"] += 1
+        log.info("the session of %s: %s", mn_address, kind)
+        return True
+
+    def _read(self) -> tuple[dict[IPAddress, tuple[IpsecSaContext, ...]], list[NotLearned]]:
+        sessions, not_learned = learn(self._client.security_associations(), self._client.policies(), self._wall_clock())
+        return {session.mn_address: session.contexts for session in sessions}, not_learned
+
+    def _still(
+        self, held: SessionRecord | None, contexts: tuple[IpsecSaContext, ...]
+    ) -> tuple[EncodedContext, ...] | None:
+        """What was read a moment ago, if it is still so; what the record knows of it beyond the kernel is kept."""
+        before = () if held is None else self._decoded(held)
+        known = {c.inbound_spi: c for c in before if isinstance(c, IpsecSaContext)}
+        gone = [known[spi] for spi in known.keys() - {context.inbound_spi for context in contexts}]
+        if any(self._is_there(context) for context in gone) or not all(map(self._is_there, contexts)):
+            self._changed.set()
+            return None
+        if not contexts:
+            return ()
+        kept = [context for context in before if not isinstance(context, IpsecSaContext)]
+        merged: list[Context] = [*kept, *(_merge(known.get(context.inbound_spi), context) for context in contexts)]
+        return tuple(encode(context, self._context_types) for context in merged)
+
+    def _is_there(self, context: IpsecSaContext) -> bool:
+        protocol = PROTOCOLS[context.proposal.protocol]
+        try:
+            # The outbound half decides: the inbound one of an SA that was rekeyed stays a while.
+            self._client.async_event(
+                SecurityAssociationId(context.remote_host.address, context.outbound_spi, protocol)
+            )
+        except XfrmError:
+            return False
+        return True
+
+    def _owned(self) -> Iterable[IPAddress]:
+        records = self._sessions.store.records(on_damaged=lambda address, error: None)
+        return [record.mn_address for record in records if record.state is SessionState.OWNED]
+
+    def _decoded(self, record: SessionRecord) -> tuple[Context, ...]:
+        return tuple(decode(item, self._context_types) for item in record.contexts)
+
+    # --- following --------------------------------------------------------------------------------------------------
+
+    def _told(self) -> None:
+        try:
+            events = self._events.read()
+        except XfrmError as error:
+            log.error("%s", error)
+            return
+        if any(isinstance(event, AsyncEvent) for event in events):
+            self._keeper.hurry()
+        if any(not isinstance(event, AsyncEvent) for event in events):
+            self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._changed.wait(), INTERVAL)
+                await asyncio.sleep(SETTLING_TIME)
+            except asyncio.TimeoutError:
+                pass
+            self._changed.clear()
+            try:
+                await self.look()
+            except Exception as error:  # whatever it is, the next change is to be followed
+                self._sessions.counters["look_failed"] += 1
+                log.error("the kernel could not be looked at: %s", error)
+
+
+def _spis(contexts: Iterable[Context]) -> frozenset[tuple[int, int]]:
+    return frozenset((c.inbound_spi, c.outbound_spi) for c in contexts if isinstance(c, IpsecSaContext))
+
+
+def _merge(known: IpsecSaContext | None, learned: IpsecSaContext) -> IpsecSaContext:
+    """The kernel's limits are this node's ceiling by now, where the SA was known; its numbers are the newer ones."""
+    if known is None:
+        return learned
+    return replace(known, sequence_numbers=learned.sequence_numbers, window=learned.window)
