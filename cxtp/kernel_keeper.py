@@ -15,7 +15,7 @@ from typing import Protocol
 from contexts.base import decode
 from contexts.ipsec import IpsecSaContext
 
-from .errors import CxtpError
+from .errors import CxtpError, LocalError
 from .messages import EncodedContext, IPAddress
 from .sessions import Sessions
 from .store.records import SessionRecord, SessionState
@@ -69,6 +69,8 @@ class KernelKeeper:
                 if self._is_near(record, current):
                     await self._sessions.raise_ceiling(record.mn_address, current)
                     raised += 1
+            except LocalError as error:
+                log.debug("%s", error)  # it left meanwhile, or changed: the next look sees it as it is then
             except CxtpError as error:
                 self._sessions.counters["ceiling_not_raised"] += 1
                 log.error("the ceiling of %s could not be raised: %s", record.mn_address, error)

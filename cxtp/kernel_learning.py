@@ -88,7 +88,7 @@ def _leads_to(policy: SecurityPolicy, sa: SecurityAssociation) -> bool:
     if wanted.request_id not in (0, sa.request_id) or wanted.spi not in (0, sa.spi):
         return False
     outer = policy.templates[0]
-    if mode is Mode.TRANSPORT:
+    if mode == Mode.TRANSPORT:
         return _is_within(sa.source, policy.selector.source, policy.selector.source_prefix) and _is_within(
             sa.destination, policy.selector.destination, policy.selector.destination_prefix
         )

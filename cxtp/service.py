@@ -19,10 +19,13 @@ from .adapters.capture import PcapWriter
 from .adapters.context_file import FileSession, read_context_file, write_context_file
 from .adapters.context_file_seal import KeyFile, Passphrase, Unseal
 from .adapters.strongswan_ha import read_ha_capture
+from .adapters.xfrm import Namespace
 from .config import ProtocolConfig
 from .constants import PAYLOAD_PROTOCOL_IDENTIFIER, PORT
 from .control import ControlServer, Handler
 from .errors import ConfigurationError, CxtpError, LocalError
+from .hooks import Hooks
+from .kernel_agent import KernelAgent
 from .kernel_keeper import KernelKeeper
 from .kernel_sink import XfrmSink
 from .messages import IPAddress
@@ -32,8 +35,9 @@ from .pki import node_paths
 from .privileges import Capability, drop_privileges
 from .proof import compare_keys, open_capture, suite_of
 from .roles.events import Peer
+from .session_view import rows_of
 from .sessions import SEQUENCE_RESERVE
-from .store.records import SessionRecord
+from .store.records import SessionRecord, SessionState
 from .store.sealing import StoreKey
 from .store.sqlite import SqliteStore
 from .transports.endpoint import Endpoint, Receiver, Router
@@ -48,6 +52,15 @@ log = logging.getLogger(__name__)
 
 STOP_DELAY = 0.1
 """Seconds between the stop command's answer and the stop."""
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """The agent beside a kernel: what to run when a session came or went, and the namespace that it looks at."""
+
+    on_activated: Path | None = None
+    on_released: Path | None = None
+    namespace: Namespace = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,8 @@ class ServiceConfig:
     kernel: bool = False
     """Sessions that this node owns are in use in this machine's kernel."""
     sequence_reserve: int = SEQUENCE_RESERVE
+    gateway: GatewayConfig | None = None
+    """Somebody else makes SAs in that kernel: they are learned, and followed.  ``kernel`` is on."""
 
 
 def make_endpoint(config: ServiceConfig, receiver: Receiver) -> Endpoint:
@@ -143,6 +158,10 @@ def _guarded(
     return GuardedEndpoint(make, receiver, PathGuard(local, transport_to))
 
 
+def _hooks(config: ServiceConfig, gateway: GatewayConfig) -> Hooks:
+    return Hooks(config.name, gateway.on_activated, gateway.on_released, config.protocol.context_types)
+
+
 def open_store(state: Path) -> SqliteStore:
     """The store in the state directory; both are made where they are missing."""
     try:
@@ -162,7 +181,13 @@ class Service:
         self._capture = PcapWriter(config.capture) if config.capture is not None else None
         self.store = open_store(config.state)
         try:
-            self._sink = XfrmSink(config.protocol.context_types) if config.kernel else None
+            namespace = None if config.gateway is None else config.gateway.namespace
+            self._sink = (
+                XfrmSink(config.protocol.context_types, namespace, report_after=max(config.sequence_reserve // 4, 1))
+                if config.kernel
+                else None
+            )
+            hooks = None if config.gateway is None else _hooks(config, config.gateway)
             self.node = Node(
                 NodeConfig(
                     config.name,
@@ -185,10 +210,19 @@ class Service:
         self._keeper = (
             None if self._sink is None else KernelKeeper(self.node.sessions, self._sink, config.sequence_reserve)
         )
+        if hooks is not None:
+            self.node.sessions.listeners.append(hooks)
+        self._agent = None
+        if config.gateway is not None and self._sink is not None and self._keeper is not None:
+            self._agent = KernelAgent(
+                self.node.sessions, self._sink, self._keeper, namespace, config.protocol.context_types
+            )
+        self._hooks = hooks
         self._stop = asyncio.Event()
         handlers: dict[str, Handler] = {
             "status": self._status,
             "sessions": self._sessions,
+            "gateway-sessions": self._gateway_sessions,
             "load-ha": self._load_ha,
             "import": self._import,
             "export": self._export,
@@ -209,6 +243,8 @@ class Service:
             await self.node.start()
             if self._keeper is not None:
                 self._keeper.start()
+            if self._agent is not None:
+                await self._agent.start()
             await self.control.start()
             if self.config.user is not None:
                 # The guard of the path goes on asking the kernel.
@@ -217,6 +253,8 @@ class Service:
             await self._stop.wait()
         finally:
             await self.control.close()
+            if self._agent is not None:
+                await self._agent.close()
             if self._keeper is not None:
                 await self._keeper.close()
             await self.node.close()
@@ -254,6 +292,8 @@ class Service:
         counters |= {f"transport.{name}": n for name, n in self.node.endpoint.counters.items()}
         if self.node.mobile_endpoint is not self.node.endpoint:
             counters |= {f"icmp.{name}": n for name, n in self.node.mobile_endpoint.counters.items()}
+        if self._hooks is not None:
+            counters |= {f"hooks.{name}": n for name, n in self._hooks.counters.items()}
         counters |= {f"dropped.{reason.name.lower()}": n for reason, n in self.node.router.counters.items()}
         return {
             "name": self.config.name,
@@ -266,6 +306,19 @@ class Service:
 
     async def _sessions(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"sessions": [self._row(record) for record in self.store.records()]}
+
+    async def _gateway_sessions(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = []
+        for record in self.store.records():
+            live = record.state is SessionState.OWNED and self._sink is not None
+            contexts = record.contexts if not live or self._sink is None else self._sink.current(record)
+            decoded = tuple(decode(context, self.config.protocol.context_types) for context in contexts)
+            rows += rows_of(record, decoded, self.config.name, self.node.wall_clock())
+        not_learned = () if self._agent is None else self._agent.not_learned
+        return {
+            "sessions": rows,
+            "not_learned": [{"sa": str(item.identifier), "reason": item.reason} for item in not_learned],
+        }
 
     def _row(self, record: SessionRecord) -> dict[str, Any]:
         return {

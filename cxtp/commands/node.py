@@ -76,15 +76,29 @@ def _add_client(actions: Any, name: str, handler: Any, text: str) -> argparse.Ar
 
 
 def _add_run(actions: Any) -> None:
-    timers, limits = Timers(), Limits()
     run_ = actions.add_parser("run", help="run a node until it is told to stop")
+    add_run_options(run_)
+    run_.add_argument(
+        "--kernel",
+        action="store_true",
+        help="use the sessions that this node owns in this machine's kernel (root or CAP_NET_ADMIN)",
+    )
+    run_.set_defaults(run=run_node)
+
+
+def add_run_options(run_: argparse.ArgumentParser, state: Path | None = None, control: Path | None = None) -> None:
+    """What every kind of node takes; ``state`` and ``control`` are its defaults."""
+    timers, limits = Timers(), Limits()
     run_.add_argument("--name", required=True, help="this node's name, as in its certificate")
     run_.add_argument("--listen", required=True, metavar="ADDRESS[:PORT]", help="port 5091 unless given")
     run_.add_argument(
         "--peer", action="append", default=[], metavar="NAME=ADDRESS[:PORT]", help="a router that we know; repeatable"
     )
-    run_.add_argument("--state", type=Path, required=True, help="directory of the store and its key")
-    run_.add_argument("--control", type=Path, help="control socket (default: control.sock in the state directory)")
+    where = control or "control.sock in the state directory"
+    run_.add_argument(
+        "--state", type=Path, default=state, required=state is None, help="directory of the store and its key"
+    )
+    run_.add_argument("--control", type=Path, default=control, help=f"control socket (default: {where})")
     run_.add_argument("--transport", choices=("tls", "sctp", "udp"), default="tls", help="default %(default)s")
     run_.add_argument("--icmp", metavar="ADDRESS", help="take mobile nodes' requests by ICMP at this address too")
     run_.add_argument("--user", help="become this user once all sockets are open; its must be the state directory")
@@ -103,16 +117,11 @@ def _add_run(actions: Any) -> None:
         "(cxtp check-path tells)",
     )
     run_.add_argument(
-        "--kernel",
-        action="store_true",
-        help="use the sessions that this node owns in this machine's kernel (root or CAP_NET_ADMIN)",
-    )
-    run_.add_argument(
         "--sequence-reserve",
         type=int,
         default=KERNEL_RESERVE,
         metavar="N",
-        help="with --kernel: packets that an SA may send beyond what is on disk (default %(default)s)",
+        help="in a kernel: packets that an SA may send beyond what is on disk (default %(default)s)",
     )
     run_.add_argument("--mobile-node-keys", type=Path, help='file (0600) of {"ADDRESS": "HEX"}: keys for tokens')
     run_.add_argument(
@@ -146,14 +155,20 @@ def _add_run(actions: Any) -> None:
     run_.add_argument(
         "--capture-with-keys", type=Path, metavar="PCAP", help="write all messages in the clear: for a lab"
     )
-    run_.set_defaults(run=run_node)
 
 
 def run_node(arguments: argparse.Namespace) -> int:
     """Until SIGTERM, SIGINT or ``cxtp node stop``."""
+    config = replace(config_of(arguments), kernel=arguments.kernel)
+    run(config, ready=lambda: print(f"{config.name} listens on {arguments.listen} ({config.transport})", flush=True))
+    return 0
+
+
+def config_of(arguments: argparse.Namespace) -> ServiceConfig:
+    """The options of :func:`add_run_options`.  Raises ConfigurationError."""
     timers = Timers(max_transfer_time=arguments.max_transfer_time, max_handover_time=arguments.max_handover_time)
     limits = replace(Limits(), request_rate=arguments.request_rate, octets_per_transfer=arguments.octets_per_transfer)
-    config = ServiceConfig(
+    return ServiceConfig(
         name=arguments.name,
         listen=parse_socket_address(arguments.listen),
         routers=tuple(map(Router.parse, arguments.peer)),
@@ -168,11 +183,8 @@ def run_node(arguments: argparse.Namespace) -> int:
         protocol=ProtocolConfig(timers=timers, limits=limits),
         mobile_node_keys=_mobile_node_keys(arguments.mobile_node_keys),
         capture=arguments.capture_with_keys,
-        kernel=arguments.kernel,
         sequence_reserve=arguments.sequence_reserve,
     )
-    run(config, ready=lambda: print(f"{config.name} listens on {arguments.listen} ({config.transport})", flush=True))
-    return 0
 
 
 def _mobile_node_keys(path: Path | None) -> dict[IPAddress, bytes]:
@@ -185,17 +197,19 @@ def _mobile_node_keys(path: Path | None) -> dict[IPAddress, bytes]:
         raise ConfigurationError(f'{path} should hold {{"ADDRESS": "HEX", ...}}') from None
 
 
-def _ask(arguments: argparse.Namespace, command: str, **values: Any) -> dict[str, Any]:
-    async def ask() -> dict[str, Any]:
+def ask(arguments: argparse.Namespace, command: str, **values: Any) -> dict[str, Any]:
+    """One command to a running node.  Raises CommandFailed, TransportError."""
+
+    async def main() -> dict[str, Any]:
         async with ControlClient(arguments.control) as client:
             return await client.ask(command, **values)
 
-    return asyncio.run(ask())
+    return asyncio.run(main())
 
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Print the counters."""
-    answer = _ask(arguments, "status")
+    answer = ask(arguments, "status")
     if arguments.json:
         print_json(answer)
     else:
@@ -209,7 +223,7 @@ _SESSION_COLUMNS = ("mn_address", "state", "generation", "peer", "contexts", "oc
 
 def run_sessions(arguments: argparse.Namespace) -> int:
     """Print the sessions."""
-    answer = _ask(arguments, "sessions")
+    answer = ask(arguments, "sessions")
     _print_sessions(answer, arguments.json)
     return 0
 
@@ -224,7 +238,7 @@ def _print_sessions(answer: dict[str, Any], as_json: bool) -> None:
 def run_load_ha(arguments: argparse.Namespace) -> int:
     """Load and print them."""
     captures = [str(path.absolute()) for path in arguments.captures]
-    answer = _ask(
+    answer = ask(
         arguments, "load-ha", captures=captures, keep_deleted=arguments.keep_deleted, key_case=arguments.key_case
     )
     _print_sessions(answer, False)
@@ -279,20 +293,20 @@ async def _move_all(arguments: argparse.Namespace) -> int:
 
 def run_request(arguments: argparse.Namespace) -> int:
     """Ask; the session comes in its own time."""
-    _ask(arguments, "request", mn_address=arguments.mn, **{"from": arguments.source})
+    ask(arguments, "request", mn_address=arguments.mn, **{"from": arguments.source})
     return 0
 
 
 def run_forget(arguments: argparse.Namespace) -> int:
     """Delete."""
-    _ask(arguments, "forget", mn_address=arguments.mn, frozen=arguments.frozen)
+    ask(arguments, "forget", mn_address=arguments.mn, frozen=arguments.frozen)
     return 0
 
 
 def run_prove(arguments: argparse.Namespace) -> int:
     """Open the capture; 1 where a packet could not be opened or a key differs."""
     keys = None if arguments.keys is None else str(arguments.keys.absolute())
-    answer = _ask(arguments, "prove", mn_address=arguments.mn, capture=str(arguments.capture.absolute()), keys=keys)
+    answer = ask(arguments, "prove", mn_address=arguments.mn, capture=str(arguments.capture.absolute()), keys=keys)
     if arguments.json:
         print_json(answer)
     else:
@@ -305,5 +319,5 @@ def run_prove(arguments: argparse.Namespace) -> int:
 
 def run_stop(arguments: argparse.Namespace) -> int:
     """Stop the node."""
-    _ask(arguments, "stop")
+    ask(arguments, "stop")
     return 0

@@ -24,6 +24,8 @@ _OFFLOADS = {"rx checksum": 0x15, "tx checksum": 0x17, "tso": 0x1F, "gso": 0x24,
 _NAMED = Path("/run/netns")
 _ETHERNET = 1
 _EVERY_PROTOCOL = 3
+_RECEIVE_BUFFER_FORCE = 33
+_CAPTURE_OCTETS = 64 << 20  # the thread that writes them has to share the processor with all else
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -93,6 +95,7 @@ class Network:
         """All that eth0 of the namespace sends and receives, into a pcap file that is complete afterwards."""
         with self.inside(name):
             packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_EVERY_PROTOCOL))
+        packets.setsockopt(socket.SOL_SOCKET, _RECEIVE_BUFFER_FORCE, _CAPTURE_OCTETS)
         packets.bind(("eth0", _EVERY_PROTOCOL))
         packets.settimeout(0.05)
         stop = threading.Event()

@@ -1,0 +1,76 @@
+"""Traffic at a steady rate, as programs of their own: ``echo ADDRESS`` and ``send FROM TO PACKETS_PER_SECOND``.
+
+The sender goes on until its standard input is closed, waits for what is under way, and prints as JSON: when each packet
+was sent (``time.monotonic`` seconds) and which came back.  Nothing is imported that is slow to load.
+"""
+
+import json
+import select
+import socket
+import struct
+import sys
+import time
+
+PORT = 7777
+PATIENCE = 1.0  # seconds that an answer may take
+_FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
+
+
+def opened(address: str, port: int) -> socket.socket:
+    """It need not be there yet: it moves."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    made.setsockopt(*_FREEBIND[family], 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    made.bind((address, port))
+    return made
+
+
+def echo(address: str) -> None:
+    """Until killed."""
+    server = opened(address, PORT)
+    print("ready", flush=True)
+    while True:
+        octets, source = server.recvfrom(2048)
+        try:
+            server.sendto(octets, source)
+        except OSError:  # blocked: the session is leaving
+            continue
+
+
+def send(source: str, destination: str, rate: float) -> None:
+    """``rate`` in packets per second."""
+    client = opened(source, 0)
+    client.setblocking(False)
+    sent: list[float] = []
+    back: list[int] = []
+    refused = 0
+    begin = time.monotonic()
+    print("ready", flush=True)
+    end = float("inf")
+    while True:
+        now = time.monotonic()
+        if end == float("inf") and select.select([sys.stdin], [], [], 0)[0]:
+            end = now + PATIENCE
+        while end == float("inf") and len(sent) < (now - begin) * rate:
+            sent.append(time.monotonic())
+            try:
+                client.sendto(struct.pack("!I", len(sent) - 1) + bytes(60), (destination, PORT))
+            except OSError:
+                refused += 1
+        try:
+            while True:
+                back.append(struct.unpack_from("!I", client.recv(2048))[0])
+        except BlockingIOError:
+            pass
+        if time.monotonic() > end:
+            break
+        time.sleep(0.5 / rate)
+    print(json.dumps({"sent": sent, "back": back, "refused": refused}), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "echo":
+        echo(sys.argv[2])
+    else:
+        send(sys.argv[2], sys.argv[3], float(sys.argv[4]))
