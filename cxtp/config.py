@@ -93,11 +93,12 @@ class ContextTypes:
     ike_sa: int = FeatureProfileType.IKE_SA
     ipsec_sa: int = FeatureProfileType.IPSEC_SA
     transfer_manifest: int = FeatureProfileType.TRANSFER_MANIFEST
+    replica: int = FeatureProfileType.REPLICA
 
     def __post_init__(self) -> None:
-        numbers = [self.continuation, self.ike_sa, self.ipsec_sa, self.transfer_manifest]
+        numbers = [self.continuation, self.ike_sa, self.ipsec_sa, self.transfer_manifest, self.replica]
         if len(set(numbers)) != len(numbers) or not all(1 < n <= 0xFFFF for n in numbers):
-            raise ConfigurationError("context types must be four different numbers in 2..65535")
+            raise ConfigurationError("context types must be five different numbers in 2..65535")
 
 
 @dataclass(frozen=True)

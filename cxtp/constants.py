@@ -72,6 +72,7 @@ class FeatureProfileType(IntEnum):
     IKE_SA = 0xFF01
     IPSEC_SA = 0xFF02
     TRANSFER_MANIFEST = 0xFF03
+    REPLICA = 0xFF04
 
 
 class StatusCode(IntEnum):

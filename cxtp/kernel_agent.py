@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from contexts.base import Context, decode, encode
@@ -20,7 +20,6 @@ from .adapters.xfrm.values import SecurityAssociationId
 from .config import ContextTypes
 from .errors import CxtpError
 from .kernel_contexts import PROTOCOLS
-from .kernel_keeper import KernelKeeper
 from .kernel_learning import NotLearned, learn
 from .kernel_sink import XfrmSink
 from .messages import EncodedContext, IPAddress
@@ -43,15 +42,15 @@ class KernelAgent:
         self,
         sessions: Sessions,
         sink: XfrmSink,
-        keeper: KernelKeeper,
+        hurried: Sequence[Callable[[], None]] = (),
         namespace: Namespace = None,
         context_types: ContextTypes = ContextTypes(),
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises XfrmError."""
+        """``hurried`` is called when an SA has sent or received many packets.  Raises XfrmError."""
         self._sessions = sessions
         self._sink = sink
-        self._keeper = keeper
+        self._hurried = hurried
         self._context_types = context_types
         self._wall_clock = wall_clock
         self._client = XfrmClient(namespace)
@@ -156,7 +155,8 @@ class KernelAgent:
             log.error("%s", error)
             return
         if any(isinstance(event, AsyncEvent) for event in events):
-            self._keeper.hurry()
+            for hurried in self._hurried:
+                hurried()
         if any(not isinstance(event, AsyncEvent) for event in events):
             self._changed.set()
 

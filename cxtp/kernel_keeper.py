@@ -62,11 +62,11 @@ class KernelKeeper:
         """One look at all sessions in use; gives how many ceilings were raised."""
         raised = 0
         for record in list(self._sessions.store.records(on_damaged=lambda address, error: None)):
-            if record.state is not SessionState.OWNED:
+            if record.state is not SessionState.OWNED or record.mn_address in self._sessions.waiting:
                 continue
             try:
                 current = self._sink.current(record)
-                if self._is_near(record, current):
+                if record.mn_address in self._sessions.unconfirmed or self._is_near(record, current):
                     await self._sessions.raise_ceiling(record.mn_address, current)
                     raised += 1
             except LocalError as error:

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .constants import StatusCode
-from .errors import CxtpError
+from .errors import CxtpError, LocalError
 from .messages import ContextStatus, IPAddress
+from .roles.events import ActivationRequested, ContextsRequested
+from .store.records import SessionRecord, SessionState
 
 
 class MoveRefused(CxtpError):
@@ -55,3 +57,15 @@ class MoveReport:
     contexts: int
     octets: int
     milliseconds: float
+
+
+def may_leave(record: SessionRecord, event: ContextsRequested | ActivationRequested) -> bool:
+    """Whether the session is here and has what a request names; none named means all."""
+    asked = event.requested if isinstance(event, ContextsRequested) else event.request.requested
+    held = {context.feature_profile_type for context in record.contexts}
+    return record.state is SessionState.OWNED and held.issuperset(item.feature_profile_type for item in asked)
+
+
+def gone(mn_address: IPAddress) -> LocalError:
+    """Something else became of it."""
+    return LocalError(f"the session of {mn_address} changed hands while it was being moved")

@@ -15,12 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
 
+from . import admission
 from .config import ProtocolConfig
 from .constants import StatusCode
 from .doubts import Doubts
-from .errors import ConfigurationError, CxtpError, LocalError, StoreError
+from .errors import ConfigurationError, CxtpError, LocalError, MalformedContext, StoreError
 from .messages import ContextStatus, IPAddress
-from .moves import MoveOvertaken, MoveRefused, MoveReport, MoveUnconfirmed
+from .moves import MoveOvertaken, MoveRefused, MoveReport, MoveUnconfirmed, gone, may_leave
+from .replica import find_replica
+from .replica_questions import OUTCOMES, ReplicaQuestions
 from .roles.access_router import AccessRouter
 from .roles.events import (
     ActivateContexts,
@@ -107,8 +110,7 @@ class Node:
             config.protocol.limits,
             message_octets=min(config.protocol.limits.message_octets, self.endpoint.maximum_message),
         )
-        names, addresses = ({getattr(r, field) for r in config.routers} for field in ("name", "address"))
-        if not len(names) == len(addresses) == len(config.routers):
+        if not len({r.name for r in config.routers}) == len({r.address for r in config.routers}) == len(config.routers):
             raise ConfigurationError("each router needs a name and an address of its own: CXTP knows it by both")
         self._peers = {
             router.name: Peer(
@@ -116,14 +118,20 @@ class Node:
             )
             for router in config.routers
         }
+        self._names = {peer.address: name for name, peer in self._peers.items()}
         self.router = AccessRouter(
             {peer.address: peer for peer in self._peers.values()},
             random,
-            self._serves,
+            self.sessions.serves,
             replace(config.protocol, limits=limits),
             outcome_of=self._outcome_of,
         )
         self._moves: dict[IPAddress, asyncio.Future[tuple[ContextStatus, ...]]] = {}
+        types = config.protocol.context_types
+        self.replicas = ReplicaQuestions(
+            self.router.previous, self._peers, self.sessions, types, self.clock, random, self._pump
+        )
+        self.sessions.confirm = self.replicas.ask
         self._sent_octets: Counter[IPAddress] = Counter()
         self._move_started: dict[IPAddress, float] = {}
         self._doubts = Doubts(config.resend_interval, config.resend_interval_max, self._ask_again)
@@ -206,6 +214,7 @@ class Node:
         self._sent_octets[mn_address] = 0
         try:
             if record.state is SessionState.OWNED:
+                await self.replicas.withdraw(record, peer.name)
                 record = await self.sessions.freeze(mn_address, peer.name)
                 await self._send(record, key)
             else:
@@ -258,9 +267,6 @@ class Node:
         self.router.new.request(mn_address, self._peers[router], self.clock())
         self._pump()
 
-    def _serves(self, mn_address: IPAddress) -> bool:
-        return self.sessions.serves(mn_address)
-
     def _outcome_of(self, peer: Peer, mn_address: IPAddress, transfer_id: int) -> Outcome | None:
         """What the records say of a transfer that the role has forgotten: its answer must stay the same."""
         record = self.sessions.readable(mn_address)
@@ -311,6 +317,8 @@ class Node:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
+        if isinstance(event, OUTCOMES) and self.replicas.answered(event):
+            return
         if isinstance(event, (Dropped, TokenRefused)):
             log.debug("%s", event)
         elif isinstance(event, TransferConfirmed):
@@ -355,7 +363,7 @@ class Node:
     async def _refused(self, event: TransferRefused | TransferCancelled) -> None:
         record = self.sessions.transferred(event.mn_address, event.transfer_id)
         if record is None:
-            return self._settle(event.mn_address, _gone(event.mn_address))
+            return self._settle(event.mn_address, gone(event.mn_address))
         self._doubts.answered(event.mn_address)
         if any(status.status == StatusCode.STALE for status in event.statuses):
             # It may have had the session from here, its answer lost, and passed it on.
@@ -380,7 +388,7 @@ class Node:
         mn_address = event.mn_address
         record = self.sessions.transferred(mn_address, event.transfer_id)
         if record is None:
-            return self._settle(mn_address, _gone(mn_address))
+            return self._settle(mn_address, gone(mn_address))
         if isinstance(event, CacheExpired):
             return
         waited = self.clock() - self._move_started.get(mn_address, 0.0)
@@ -412,7 +420,7 @@ class Node:
         key = self.config.mobile_node_keys.get(mn_address)
         try:
             record = self.sessions.get(mn_address)
-            if record is None or not _may_leave(record, event) or mn_address in self._moves:
+            if record is None or not may_leave(record, event) or mn_address in self._moves:
                 role.refuse(mn_address, StatusCode.NO_SUCH_CONTEXT, self.clock())
             elif role.authorize(mn_address, key, self.clock()):
                 await self._provide(event, key)
@@ -425,7 +433,12 @@ class Node:
 
     async def _provide(self, event: ContextsRequested | ActivationRequested, key: bytes | None) -> None:
         """All of the session, whatever types the request names: what stayed behind would be lost."""
-        peer = event.peer.name if isinstance(event, ContextsRequested) else self._name_of(event.new_router_address)
+        address = event.peer.address if isinstance(event, ContextsRequested) else event.new_router_address
+        peer = self._names.get(address, "")
+        held = self.sessions.get(event.mn_address)
+        if held is not None and held.standby not in ("", peer):
+            # The role has this transfer in hand: the standby could not be asked before it has ended.
+            raise LocalError(f"{held.standby} has a replica of it")
         record = await self.sessions.freeze(event.mn_address, peer)
         try:
             self.router.previous.provide(
@@ -440,12 +453,9 @@ class Node:
             await self.sessions.reclaim(record)  # nothing was sent
             raise
 
-    def _name_of(self, address: IPAddress) -> str:
-        return next((peer.name for peer in self._peers.values() if peer.address == address), "")
-
     async def _admit(self, event: ContextsReceived) -> None:
         """Answer only once the sessions are sure of it."""
-        verdict = await self.sessions.receive(event)
+        verdict = await self._examine(event)
         if not verdict.accepted:
             log.warning("refused %s from %s: %s", event.mn_address, event.peer.name, "; ".join(verdict.reasons))
         with suppress(LocalError):  # the role gave it up meanwhile; the records answer whoever asks again
@@ -453,6 +463,15 @@ class Node:
                 event.mn_address, event.transfer_id, verdict.statuses, self.clock(), success=verdict.accepted
             )
         self._pump()
+
+    async def _examine(self, event: ContextsReceived) -> admission.Verdict:
+        try:
+            replica = find_replica(event.contexts, self.config.protocol.context_types)
+        except MalformedContext as error:
+            return admission.Verdict(False, of_all(error.status), (str(error),))
+        if replica is None:
+            return await self.sessions.receive(event)
+        return await self.sessions.keep_replica(event, *replica)
 
     async def _aborted(self, event: TransferAborted) -> None:
         """Its sender is told once it is on record: told before, it would use what we might take after a restart."""
@@ -475,17 +494,6 @@ class Node:
     async def _adopt(self, event: PredictionExpired) -> None:
         """Its mobile node did not come.  The previous router has given it up: whoever asks shall find it here."""
         await self.sessions.activate(event.mn_address, event.transfer_id)
-
-
-def _may_leave(record: SessionRecord, event: ContextsRequested | ActivationRequested) -> bool:
-    """Whether the session is here and has what a request names; none named means all."""
-    asked = event.requested if isinstance(event, ContextsRequested) else event.request.requested
-    held = {context.feature_profile_type for context in record.contexts}
-    return record.state is SessionState.OWNED and held.issuperset(item.feature_profile_type for item in asked)
-
-
-def _gone(mn_address: IPAddress) -> LocalError:
-    return LocalError(f"the session of {mn_address} changed hands while it was being moved")
 
 
 __all__ = ["MoveOvertaken", "MoveRefused", "MoveReport", "MoveUnconfirmed", "Node", "NodeConfig"]

@@ -34,6 +34,7 @@ from .path_protection import GuardedEndpoint, PathGuard, Transport, icmp, sctp, 
 from .pki import node_paths
 from .privileges import Capability, drop_privileges
 from .proof import compare_keys, open_capture, suite_of
+from .replicator import Replicator
 from .roles.events import Peer
 from .session_view import rows_of
 from .sessions import SEQUENCE_RESERVE
@@ -61,6 +62,12 @@ class GatewayConfig:
     on_activated: Path | None = None
     on_released: Path | None = None
     namespace: Namespace = None
+    standby: str | None = None
+    """The router that gets a replica of each session, to take it over should this machine be gone."""
+    replica_interval: float = 1.0
+    """Seconds after which a changed replica is sent anew."""
+    replica_packets: int = 1000
+    """Packets of an SA after which it is."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,14 @@ def _guarded(
     return GuardedEndpoint(make, receiver, PathGuard(local, transport_to))
 
 
+def _report_after(config: ServiceConfig) -> int:
+    """Packets of an SA after which the kernel tells of it: in time for the ceiling, and for the standby."""
+    quarter = max(config.sequence_reserve // 4, 1)
+    if config.gateway is None or config.gateway.standby is None:
+        return quarter
+    return min(quarter, config.gateway.replica_packets)
+
+
 def _hooks(config: ServiceConfig, gateway: GatewayConfig) -> Hooks:
     return Hooks(config.name, gateway.on_activated, gateway.on_released, config.protocol.context_types)
 
@@ -183,7 +198,7 @@ class Service:
         try:
             namespace = None if config.gateway is None else config.gateway.namespace
             self._sink = (
-                XfrmSink(config.protocol.context_types, namespace, report_after=max(config.sequence_reserve // 4, 1))
+                XfrmSink(config.protocol.context_types, namespace, report_after=_report_after(config))
                 if config.kernel
                 else None
             )
@@ -212,11 +227,21 @@ class Service:
         )
         if hooks is not None:
             self.node.sessions.listeners.append(hooks)
-        self._agent = None
+        self._agent = self._replicator = None
         if config.gateway is not None and self._sink is not None and self._keeper is not None:
-            self._agent = KernelAgent(
-                self.node.sessions, self._sink, self._keeper, namespace, config.protocol.context_types
-            )
+            gateway, types = config.gateway, config.protocol.context_types
+            hurried = [self._keeper.hurry]
+            if gateway.standby is not None:
+                self._replicator = Replicator(
+                    self.node,
+                    self._sink,
+                    gateway.standby,
+                    interval=gateway.replica_interval,
+                    packets=gateway.replica_packets,
+                    context_types=types,
+                )
+                hurried.append(self._replicator.hurry)
+            self._agent = KernelAgent(self.node.sessions, self._sink, hurried, namespace, types)
         self._hooks = hooks
         self._stop = asyncio.Event()
         handlers: dict[str, Handler] = {
@@ -228,6 +253,8 @@ class Service:
             "export": self._export,
             "move": self._move,
             "request": self._request,
+            "takeover": self._takeover,
+            "drop-standby": self._drop_standby,
             "forget": self._forget,
             "prove": self._prove,
             "stop": self._stop_command,
@@ -245,6 +272,8 @@ class Service:
                 self._keeper.start()
             if self._agent is not None:
                 await self._agent.start()
+            if self._replicator is not None:
+                self._replicator.start()
             await self.control.start()
             if self.config.user is not None:
                 # The guard of the path goes on asking the kernel.
@@ -253,8 +282,9 @@ class Service:
             await self._stop.wait()
         finally:
             await self.control.close()
-            if self._agent is not None:
-                await self._agent.close()
+            for task in (self._agent, self._replicator):
+                if task is not None:
+                    await task.close()
             if self._keeper is not None:
                 await self._keeper.close()
             await self.node.close()
@@ -292,6 +322,7 @@ class Service:
         counters |= {f"transport.{name}": n for name, n in self.node.endpoint.counters.items()}
         if self.node.mobile_endpoint is not self.node.endpoint:
             counters |= {f"icmp.{name}": n for name, n in self.node.mobile_endpoint.counters.items()}
+        counters |= {f"replicas.{name}": n for name, n in self.node.replicas.counters.items()}
         if self._hooks is not None:
             counters |= {f"hooks.{name}": n for name, n in self._hooks.counters.items()}
         counters |= {f"dropped.{reason.name.lower()}": n for reason, n in self.node.router.counters.items()}
@@ -381,6 +412,20 @@ class Service:
     async def _request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         await self.node.request(ip_address(request["mn_address"]), str(request["from"]))
         return {}
+
+    async def _takeover(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """One session's replica, or those of all sessions of a node that is gone."""
+        outcome = await self.node.sessions.take_over(ip_address(request["mn_address"]))
+        return {**vars(outcome), "mn_address": str(outcome.mn_address)}
+
+    async def _drop_standby(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The operator says that the standby will never take over what it has: go on without it."""
+        dropped = []
+        for record in self.store.records():
+            if record.standby == request["node"] and record.state is SessionState.OWNED:
+                await self.node.sessions.assign_standby(record.mn_address, "")
+                dropped.append(str(record.mn_address))
+        return {"mn_addresses": dropped}
 
     async def _forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
         await self.node.sessions.forget(ip_address(request["mn_address"]), frozen=bool(request.get("frozen")))

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from contexts.base import Context, decode, encode
 from contexts.fence import fenced
+from contexts.ipsec import IpsecSaContext
 
 from . import admission
 from .config import ContextTypes
@@ -87,6 +88,11 @@ class SessionBook:
         self._owners: dict[admission.SpiKey, IPAddress] = {}
         self._spis: dict[IPAddress, frozenset[admission.SpiKey]] = {}
         self.listeners: list[Listener] = []
+        self.waiting: dict[IPAddress, tuple[SessionRecord, SessionRecord] | None] = {}
+        """Owned here, and not to be used before their standby has confirmed a ceiling: what to go on from, and that;
+        None where only the store knows."""
+        self.unconfirmed: set[IPAddress] = set()
+        """In use, with a ceiling on disk that their standby has not confirmed yet."""
         self._telling: set[asyncio.Task[None]] = set()
 
     def _damaged(self, mn_address: IPAddress | None, error: CxtpError) -> None:
@@ -136,10 +142,30 @@ class SessionBook:
         contexts = fenced(self._decoded(record), self._reserve)
         return replace(record, contexts=tuple(encode(context, self._context_types) for context in contexts))
 
+    def _ceiling_of_new(self, record: SessionRecord, held: SessionRecord | None) -> SessionRecord:
+        """As :meth:`_ceiling`, but for the SAs that ``held`` has: theirs stays, for a standby knows it."""
+        ceiling = self._ceiling(record)
+        if held is None or not self._sinks:
+            return ceiling
+        known = {c.inbound_spi: c for c in self._decoded(held) if isinstance(c, IpsecSaContext)}
+
+        def kept(context: Context) -> Context:
+            before = known.get(context.inbound_spi) if isinstance(context, IpsecSaContext) else None
+            if before is None or not isinstance(context, IpsecSaContext):
+                return context
+            numbers = replace(context.sequence_numbers, outbound=before.sequence_numbers.outbound)
+            return replace(context, sequence_numbers=numbers)
+
+        contexts = tuple(encode(kept(context), self._context_types) for context in self._decoded(ceiling))
+        return replace(ceiling, contexts=contexts)
+
     async def _use(self, record: SessionRecord) -> None:
-        """On disk as ours, then in use."""
+        """On disk as ours, then in use; where a standby has a replica, that has to be asked before."""
         ceiling = self._ceiling(record)
         await self._keep(ceiling)
+        if record.standby and self._sinks:
+            self.waiting[record.mn_address] = record, ceiling
+            return
         await self._install(record, ceiling)
 
     async def _stop(self, record: SessionRecord) -> SessionRecord:

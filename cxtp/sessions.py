@@ -19,13 +19,14 @@ from .errors import CxtpError, LocalError, RemoteError, StoreError
 from .messages import EncodedContext, IPAddress
 from .roles.events import ContextsReceived, TransferAborted
 from .roles.router import of_all
-from .session_book import SEQUENCE_RESERVE, Listener, SessionBook, Sink
+from .session_book import SEQUENCE_RESERVE, Listener, Sink
+from .session_replicas import ReplicaSteps
 from .store.records import SessionRecord, SessionState
 
 log = logging.getLogger(__name__)
 
 
-class Sessions(SessionBook):
+class Sessions(ReplicaSteps):
     """All changes of who owns what.  Every method that changes anything returns once it is on disk.
 
     Changes of one session run one after the other, each from what the one before it left.
@@ -39,6 +40,8 @@ class Sessions(SessionBook):
         """
         frozen, standby, owned = [], [], []
         for record in self.store.records(on_damaged=self._damaged):
+            if record.state is SessionState.REPLICA:
+                continue
             try:
                 self._index(record.mn_address, self._decoded(record))
             except RemoteError as error:
@@ -63,6 +66,8 @@ class Sessions(SessionBook):
         try:
             if all([await sink.holds(record) for sink in self._sinks]):
                 self._tell_activated(record)
+            elif record.standby:
+                self.waiting[record.mn_address] = None
             else:
                 await self._stop(record)
                 await self._use(record)
@@ -83,8 +88,21 @@ class Sessions(SessionBook):
             if not is_at_least(self._decoded(ceiling), self._decoded(record)):
                 raise LocalError(f"what was told of {mn_address} is older than what is on disk")
             await self._keep(ceiling)
-            for sink in self._sinks:
-                await sink.raise_ceiling(ceiling)
+            if record.standby:
+                self.unconfirmed.add(mn_address)
+            else:
+                await self._raise(ceiling)
+        if record.standby:
+            await self.confirm(ceiling)
+            async with self._alone(mn_address) as now:
+                # It may have left meanwhile, or its ceiling have been raised further: that one is confirmed by then.
+                if now is not None and (now.state, now.generation) == (SessionState.OWNED, record.generation):
+                    await self._raise(ceiling)
+                self.unconfirmed.discard(mn_address)
+
+    async def _raise(self, ceiling: SessionRecord) -> None:
+        for sink in self._sinks:
+            await sink.raise_ceiling(ceiling)
 
     async def close(self) -> None:
         """Finish what was being written."""
@@ -240,20 +258,20 @@ class Sessions(SessionBook):
                 transfer_id=held.transfer_id if held is not None and owned else None,
                 updated=self._wall_clock(),
                 refused_generation=0 if held is None else held.refused_generation,
+                standby=held.standby if held is not None and owned else "",
             )
             verdict = admission.examine(mn_address, contexts, self._owners, self._context_types)
             if not verdict.accepted:
                 raise RemoteError("; ".join(verdict.reasons), status=verdict.statuses[0].status)
-            ceiling = self._ceiling(record)
+            ceiling = self._ceiling_of_new(record, held if owned else None)
             await self._keep(ceiling, verdict.contexts)
-            for sink in self._sinks:
-                await sink.raise_ceiling(ceiling)
+            await self._raise(ceiling)
             if not owned:
                 self._tell_activated(record)
             return ceiling
 
     def _tombstone(self, record: SessionRecord) -> SessionRecord:
-        return replace(record, state=SessionState.RELEASED, contexts=(), updated=self._wall_clock())
+        return replace(record, state=SessionState.RELEASED, contexts=(), standby="", updated=self._wall_clock())
 
     # --- the new router's steps --------------------------------------------------------------------------------------
 

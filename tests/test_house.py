@@ -30,6 +30,7 @@ LEVELS = {
     "cxtp.wire": 3,
     "cxtp.continuation": 3,
     "cxtp.manifest": 3,
+    "cxtp.replica": 3,
     "cxtp.roles": 4,
     "contexts": 4,
     "cxtp.private_files": 5,
@@ -63,7 +64,7 @@ IMPURE = {"asyncio", "os", "random", "scapy", "secrets", "socket", "sqlite3", "s
 
 # A package, and the rooms that may import it.
 ROOMS_OF_A_PACKAGE = {
-    "construct": {"cxtp.wire", "cxtp.manifest", "contexts", "cxtp.adapters"},
+    "construct": {"cxtp.wire", "cxtp.manifest", "cxtp.replica", "contexts", "cxtp.adapters"},
     "scapy": {"cxtp.adapters.capture", "cxtp.scapy_layers", "cxtp.scenarios"},
 }
 

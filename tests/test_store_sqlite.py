@@ -277,12 +277,17 @@ def test_a_store_of_schema_1_is_migrated(path: Path) -> None:
     record = make()
     with SqliteStore.open(path, KEY) as store:
         store.put(record)
-    edit(path, "ALTER TABLE sessions DROP COLUMN refused_generation", "PRAGMA user_version = 1")
+    columns = ("refused_generation", "standby")  # schemas 2 and 3
+    edit(path, *(f"ALTER TABLE sessions DROP COLUMN {name}" for name in columns), "PRAGMA user_version = 1")
     with SqliteStore.open(path, KEY) as store:
         assert store.get(record.mn_address) == record
-        refused = replace(record, refused_generation=1 << 63)
+        refused = replace(record, refused_generation=1 << 63, standby="b")
         store.put(refused)
         assert store.get(record.mn_address) == refused
+    edit(path, "UPDATE sessions SET standby = ''")
+    with SqliteStore.open(path, KEY) as store, pytest.raises(StoreError, match="changed outside"):
+        store.get(record.mn_address)
+    edit(path, "UPDATE sessions SET standby = 'b'")
     edit(path, "UPDATE sessions SET refused_generation = x'0000000000000000'")
     with SqliteStore.open(path, KEY) as store, pytest.raises(StoreError, match="changed outside"):
         store.get(record.mn_address)

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..control import CommandFailed
 from ..service import GatewayConfig, run
 from ..session_view import COLUMNS
 from . import node
-from .output import print_json, print_table
+from .output import Progress, print_json, print_table
 
 STATE = Path("/var/lib/cxtp")
 CONTROL = Path("/run/cxtp/control.sock")
@@ -38,7 +39,37 @@ def add(subparsers: Any) -> None:
     linux.add_argument(
         "--namespace", metavar="NAME", help="the network namespace whose kernel state is meant (ip netns), if not ours"
     )
+    linux.add_argument(
+        "--standby", metavar="NODE", help="keep a replica of every session there, to be taken over if this node is gone"
+    )
+    linux.add_argument(
+        "--replica-interval", type=float, default=1.0, metavar="SECONDS", help="how old a replica gets (default 1)"
+    )
+    linux.add_argument(
+        "--replica-packets", type=int, default=1000, metavar="N",
+        help="packets of an SA after which its replica is sent anew, if that is sooner (default 1000)",
+    )  # fmt: skip
     linux.set_defaults(run=run_linux)
+
+    takeover = subparsers.add_parser(
+        "takeover",
+        help="go on with the sessions of a node that is gone",
+        description="Take over the replicas that NODE has sent here.  Say it only of a node that is gone, or cut off: "
+        "numbers are never used twice even so, but two gateways would answer the peer.",
+    )
+    takeover.add_argument("node", metavar="NODE")
+    _add_control(takeover)
+    takeover.set_defaults(run=run_takeover)
+
+    drop = subparsers.add_parser(
+        "drop-standby",
+        help="go on without a standby that is gone for good",
+        description="Sessions stop at the ceiling that their standby has confirmed.  This goes on without it: say it "
+        "only where NODE will never take over the replicas that it has.",
+    )
+    drop.add_argument("node", metavar="NODE")
+    _add_control(drop)
+    drop.set_defaults(run=run_drop_standby)
 
     sessions = subparsers.add_parser("sessions", help="the gateway's sessions", description="One line per SA pair.")
     _add_control(sessions)
@@ -59,7 +90,14 @@ def _add_control(parser: argparse.ArgumentParser) -> None:
 
 def run_linux(arguments: argparse.Namespace) -> int:
     """Until SIGTERM, SIGINT or ``cxtp node stop``."""
-    gateway = GatewayConfig(arguments.on_activated, arguments.on_released, arguments.namespace)
+    gateway = GatewayConfig(
+        arguments.on_activated,
+        arguments.on_released,
+        arguments.namespace,
+        arguments.standby,
+        arguments.replica_interval,
+        arguments.replica_packets,
+    )
     config = replace(node.config_of(arguments), kernel=True, gateway=gateway)
     config.control.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     run(config, ready=lambda: print(f"{config.name} serves this kernel, and listens on {arguments.listen}", flush=True))
@@ -75,4 +113,37 @@ def run_sessions(arguments: argparse.Namespace) -> int:
         print_table(COLUMNS, ([row[name] for name in COLUMNS] for row in answer["sessions"]))
         for item in answer["not_learned"]:
             print(f"left alone: {item['sa']}: {item['reason']}")
+    return 0
+
+
+def run_takeover(arguments: argparse.Namespace) -> int:
+    """Take over all replicas of a node, and print each; 1 where one could not be."""
+    rows = node.ask(arguments, "gateway-sessions")["sessions"]
+    mine = [row for row in rows if row["state"] == "replica" and row["owner"] == arguments.node]
+    progress, results = Progress(), []
+    addresses = list(dict.fromkeys(row["peer"] for row in mine))
+    for done, address in enumerate(addresses, 1):
+        try:
+            results.append(node.ask(arguments, "takeover", mn_address=address))
+        except CommandFailed as error:
+            results.append({"mn_address": address, "taken": False, "dropped": [str(error)]})
+        progress.say(f"taken over {done} of {len(addresses)}")
+    progress.done()
+    if arguments.json:
+        print_json({"sessions": results, "ok": all(result["taken"] for result in results)})
+    else:
+        columns = ("mn_address", "taken", "dropped")
+        print_table(columns, ((r["mn_address"], r["taken"], "; ".join(r["dropped"]) or None) for r in results))
+        if not results:
+            print(f"no replica of {arguments.node}'s is here")
+    return 0 if results and all(result["taken"] for result in results) else 1
+
+
+def run_drop_standby(arguments: argparse.Namespace) -> int:
+    """Print the sessions that go on without it."""
+    answer = node.ask(arguments, "drop-standby", node=arguments.node)
+    if arguments.json:
+        print_json(answer)
+    else:
+        print_table(("session",), ([address] for address in answer["mn_addresses"]))
     return 0

@@ -110,16 +110,22 @@ class PreviousRouter(Router):
         key: bytes,
         now: float,
         transfer_id: int | None = None,
+        *,
+        replica: bool = False,
     ) -> int:
         """Send the contexts ahead of the mobile node, with the key to know it by (RFC 4067, 5.1): PCTDs.
 
-        As :meth:`transfer`; an empty key raises LocalError.
+        As :meth:`transfer`; an empty key raises LocalError.  ``replica``: nobody is to prove itself with the key, so
+        that it is not remembered as one that has moved a session.
         """
         if not key:
             raise LocalError("a predictive transfer needs the key that the mobile node shares with us")
         if key in self._used_keys:
             raise LocalError(f"the key shared with {mn_address} has moved a session before: it needs a new one")
-        return self._start(mn_address, new_router, contexts, generation, key, now, transfer_id)
+        started = self._start(mn_address, new_router, contexts, generation, key, now, transfer_id)
+        if replica:
+            self._transfers[mn_address].key = b""
+        return started
 
     def authorize(self, mn_address: IPAddress, key: bytes | None, now: float) -> bool:
         """Check the waiting request's token, before anything is frozen for it.

@@ -32,6 +32,8 @@ class SessionState(str, Enum):
     """A transfer out is under way or unconfirmed: this node must not send with it, and must not forget it."""
     STANDBY = "standby"
     """A replica that was sent ahead; another node has the session."""
+    REPLICA = "replica"
+    """A copy of a session that another node has in use: to be taken over on an operator's word, should that be gone."""
     RELEASED = "released"
     """A tombstone: given away and confirmed, or refused and never had."""
 
@@ -43,6 +45,7 @@ class SessionRecord:
     ``generation`` grows with every change of owner (64 bits); ``peer`` names the node on the other side of the
     last transfer, ``transfer_id`` that transfer (64 bits, None: none yet); ``updated`` is in Unix seconds.
     ``refused_generation``: transfers in up to this one were refused and are not to be taken any more (64 bits).
+    ``standby`` names the node that has a replica of what is OWNED here, and has to confirm every ceiling.
     Raises :class:`LocalError` for values out of range.
     """
 
@@ -54,6 +57,7 @@ class SessionRecord:
     transfer_id: int | None = None
     updated: float
     refused_generation: int = 0
+    standby: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.mn_address, (IPv4Address, IPv6Address)):
@@ -70,7 +74,8 @@ class SessionRecord:
             raise LocalError("SessionRecord.updated must be a number of seconds")
         if not (math.isfinite(self.updated) and self.updated >= 0):
             raise LocalError("SessionRecord.updated must be finite and not negative")
-        _check_peer(self.peer)
+        _check_name("peer", self.peer)
+        _check_name("standby", self.standby)
         if len(self.contexts) > MAXIMUM_CONTEXTS:
             raise LocalError(f"SessionRecord has more than {MAXIMUM_CONTEXTS} contexts")
         if sum(len(context.data) for context in self.contexts) > MAXIMUM_CONTEXT_OCTETS:
@@ -82,13 +87,13 @@ def _check_bits(name: str, value: object, bits: int) -> None:
         raise LocalError(f"SessionRecord.{name} must be an integer of {bits} bits")
 
 
-def _check_peer(peer: str) -> None:
+def _check_name(field: str, peer: str) -> None:
     try:
         octets = peer.encode("utf-8")
     except (AttributeError, UnicodeEncodeError):
-        raise LocalError("SessionRecord.peer must be text") from None
+        raise LocalError(f"SessionRecord.{field} must be text") from None
     if len(octets) > MAXIMUM_PEER or b"\0" in octets:
-        raise LocalError(f"SessionRecord.peer must be text of at most {MAXIMUM_PEER} octets without NUL")
+        raise LocalError(f"SessionRecord.{field} must be text of at most {MAXIMUM_PEER} octets without NUL")
 
 
 _COUNT = struct.Struct(">I")

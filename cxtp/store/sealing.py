@@ -93,4 +93,6 @@ def _authenticated(store_id: bytes, record: SessionRecord) -> bytes:
     ]
     if record.refused_generation:  # schema 1 did not have it
         parts.append(record.refused_generation.to_bytes(8, "big"))
+    if record.standby:  # schemas 1 and 2 did not have it
+        parts.append(b"standby " + record.standby.encode("utf-8"))
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)

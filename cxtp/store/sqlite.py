@@ -44,6 +44,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
     ("ALTER TABLE sessions ADD COLUMN refused_generation BLOB NOT NULL DEFAULT (x'0000000000000000')",),
+    ("ALTER TABLE sessions ADD COLUMN standby TEXT NOT NULL DEFAULT ''",),
 )
 """Statements that bring a store from schema n to n + 1, n being their index (PRAGMA user_version)."""
 
@@ -55,13 +56,14 @@ _JOURNAL_LIMIT = 64 * 1024 * 1024
 _PAGE = 256
 """Records that a walk over the store reads at a time."""
 
-_COLUMNS = "mn_address, state, generation, peer, transfer_id, updated, refused_generation, sealed"
+_COLUMNS = "mn_address, state, generation, peer, transfer_id, updated, refused_generation, standby, sealed"
 _SELECT = f"SELECT {_COLUMNS} FROM sessions WHERE mn_address = ?"
 _UPSERT = f"""
-    INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (mn_address) DO UPDATE SET state = excluded.state, generation = excluded.generation,
         peer = excluded.peer, transfer_id = excluded.transfer_id, updated = excluded.updated,
-        refused_generation = excluded.refused_generation, sealed = excluded.sealed
+        refused_generation = excluded.refused_generation, standby = excluded.standby,
+        sealed = excluded.sealed
     WHERE excluded.generation >= sessions.generation
 """
 
@@ -246,6 +248,7 @@ class SqliteStore:
             None if record.transfer_id is None else record.transfer_id.to_bytes(8, "big"),
             float(record.updated),
             record.refused_generation.to_bytes(8, "big"),
+            record.standby,
             self._key.seal(self._store_id, record),
         )
 
@@ -258,7 +261,7 @@ class SqliteStore:
 
         Columns may hold anything: another program may have written them.
         """
-        address, state, generation, peer, transfer_id, updated, refused_generation, sealed = row
+        address, state, generation, peer, transfer_id, updated, refused_generation, standby, sealed = row
         mn_address = _address(address)
         if mn_address is None:
             raise StoreError(f"{self.path} holds a record whose address is damaged")
@@ -271,6 +274,7 @@ class SqliteStore:
                 transfer_id=None if transfer_id is None else _integer(transfer_id),
                 updated=updated,
                 refused_generation=_integer(refused_generation),
+                standby=str(standby, "utf-8"),
             )
             octets = memoryview(sealed).tobytes()
         except (LocalError, TypeError, ValueError):

@@ -156,13 +156,13 @@ class Gateways:
         path.chmod(0o755)
         return path
 
-    async def start(self, name: str) -> None:
+    async def start(self, name: str, **options: object) -> None:
         other = tuple(router for router in self.routers.values() if router.name != name)
         own, state = self.routers[name], self.directory / f"state-{name}"
         config = ServiceConfig(
             name, (own.address, own.port), other, state, state / "control.sock", "udp", protocol=PROTOCOL,
             allow_cleartext_keys_on_the_network=True, kernel=True, sequence_reserve=20_000,
-            gateway=GatewayConfig(self._hooks[name], self._hooks[name], name),
+            gateway=GatewayConfig(self._hooks[name], self._hooks[name], name, **options),  # type: ignore[arg-type]
         )  # fmt: skip
         with self.network.inside(name):
             service = self.services[name] = Service(config)
@@ -408,5 +408,86 @@ def test_a_refusal_leaves_the_session_where_it_was(
             text, _ = await asyncio.to_thread(sender.communicate)
             told = json.loads(text)
             assert len(told["back"]) == len(told["sent"]) > 20
+
+    asyncio.run(main())
+
+
+def test_take_over_under_load(network: Network, tmp_path: Path) -> None:
+    """The active gateway's link is cut under 1,000 packets per second; its standby goes on above the fence.
+
+    Then the link comes back: the old gateway, which knows of nothing, finds that it is the owner no more.
+    """
+    kind = KINDS["transport-gcm"]
+
+    async def main() -> None:
+        async with gateways(network, tmp_path, kind) as made:
+            await made.start("b")
+            await made.start("a", standby="b", replica_interval=0.2, replica_packets=200)
+            local, remote = kind.inner
+            for gateway in ("a", "b"):
+                made.process(gateway, "echo", local)
+            before = made.errors()
+            with network.capture("peer", tmp_path / "esp.pcap") as capture:
+                sender = made.process("peer", "send", remote, local, str(RATE))
+                await asyncio.sleep(2)
+                (replica,) = await made.rows("b")
+                assert (replica["state"], replica["owner"]) == ("replica", "a")
+                assert int(str(replica["received"])) > 0  # the window travels along
+                network.set_link("a", up=False)
+                cut = time.monotonic()
+                outcome = await made.ask("b", "takeover", mn_address=str(made.peer))
+                assert (outcome["taken"], outcome["dropped"]) == (True, [])
+                await made.until(lambda: made.has_address("b"))
+                await asyncio.sleep(1)
+                text, _ = await asyncio.to_thread(sender.communicate)
+                network.set_link("a", up=True)
+                end = time.monotonic() + 60
+                while [row["state"] for row in await made.rows("a")] != ["released"]:
+                    assert time.monotonic() < end, await made.rows("a")
+                    await asyncio.sleep(0.2)
+            told = json.loads(text)
+            answered = set(told["back"])
+            assert len(answered) == len(told["back"])
+            first = min(told["sent"][number] for number in answered if told["sent"][number] > cut)
+            lost = [number for number in range(len(told["sent"])) if number not in answered]
+            numbers = numbers_on_the_wire(capture)[OUT]
+            assert len(set(numbers)) == len(numbers)
+            assert all(one < other for one, other in itertools.pairwise(numbers))
+            fence = next(index for index, (one, other) in enumerate(itertools.pairwise(numbers)) if other > one + 1000)
+            assert numbers[fence + 1] > 20_000 >= numbers[fence]  # above all that A was allowed to send
+            assert network.run("a", "ip", "xfrm", "state") == ""
+            await made.until(lambda: not made.has_address("a"))
+            errors = {key: n - before.get(key, 0) for key, n in made.errors().items() if n != before.get(key, 0)}
+            assert errors.keys() <= {"a XfrmInNoStates", "b XfrmInNoStates"}, errors
+            status = await made.ask("a", "status")
+            assert status["counters"]["sessions.deposed"] == 1  # type: ignore[index]
+            print(f"take-over: {(first - cut) * 1000:.0f} ms without answers, {len(lost)} of {len(told['sent'])} lost")
+
+    asyncio.run(main())
+
+
+def test_nothing_is_sent_above_what_the_standby_knows(network: Network, tmp_path: Path) -> None:
+    """With its standby gone, the active gateway stops at the ceiling that is confirmed, until an operator decides."""
+    kind = KINDS["transport-gcm"]
+
+    async def main() -> None:
+        async with gateways(network, tmp_path, kind) as made:
+            await made.start("b")
+            await made.start("a", standby="b", replica_interval=0.2)
+            local, remote = kind.inner
+            made.process("a", "echo", local)
+            end = time.monotonic() + 10
+            while not await made.rows("b"):
+                assert time.monotonic() < end
+                await asyncio.sleep(0.05)
+            await made.ask("b", "stop")
+            await made.tasks["b"]
+            with network.capture("peer", tmp_path / "esp.pcap") as capture:
+                sender = made.process("peer", "send", remote, local, "4000")
+                await asyncio.sleep(9)
+                sender.communicate()
+            numbers = numbers_on_the_wire(capture)
+            assert len(numbers[IN]) > 20_500, len(numbers[IN])
+            assert max(numbers[OUT]) == 20_000
 
     asyncio.run(main())

@@ -1,0 +1,131 @@
+"""Keeps a standby up to date with the sessions of this node that stay in use, and asks it for every ceiling."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from contexts.base import Context, decode, encode
+from contexts.ipsec import IpsecSaContext
+
+from .config import ContextTypes
+from .errors import CxtpError
+from .kernel_keeper import Counting
+from .messages import EncodedContext, IPAddress
+from .node import Node
+from .session_replicas import NotOwnerAnyMore
+from .store.records import SessionRecord, SessionState
+
+log = logging.getLogger(__name__)
+
+
+class Replicator:
+    """A task beside a node.  ``standby``: the router that gets the replicas; ``interval`` in seconds, ``packets``: how
+    many an SA may receive or send before its numbers are sent anew, whichever comes first."""
+
+    def __init__(
+        self,
+        node: Node,
+        sink: Counting,
+        standby: str,
+        *,
+        interval: float = 1.0,
+        packets: int = 1000,
+        context_types: ContextTypes = ContextTypes(),
+    ) -> None:
+        self._node = node
+        self._sink = sink
+        self._standby = standby
+        self._interval = interval
+        self._packets = packets
+        self._context_types = context_types
+        self._sent: dict[IPAddress, dict[int, tuple[int, int]]] = {}
+        self._hurry = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Needs a running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def hurry(self) -> None:
+        """The kernel told that an SA has sent or received its number of packets."""
+        self._hurry.set()
+
+    async def close(self) -> None:
+        """Send no more; the standby keeps what it has."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def look(self, *, all_changed: bool = True) -> int:
+        """One look at all sessions; gives how many replicas were confirmed.  ``all_changed``: also those that have
+        moved on by fewer packets."""
+        sessions = self._node.sessions
+        confirmed = 0
+        for record in list(sessions.store.records(on_damaged=lambda address, error: None)):
+            if record.state is not SessionState.OWNED:
+                self._sent.pop(record.mn_address, None)
+                continue
+            try:
+                if record.mn_address in sessions.waiting:
+                    await sessions.go_on(record.mn_address)
+                else:
+                    confirmed += await self._replicate(record, 1 if all_changed else self._packets)
+            except NotOwnerAnyMore as error:
+                log.error("%s", error)
+            except CxtpError as error:
+                sessions.counters["replicas_unconfirmed"] += 1
+                log.warning("the replica of %s: %s", record.mn_address, error)
+        return confirmed
+
+    async def _replicate(self, record: SessionRecord, packets: int) -> bool:
+        mn_address = record.mn_address
+        current = [decode(item, self._context_types) for item in self._sink.current(record)]
+        numbers = {
+            context.inbound_spi: (context.sequence_numbers.outbound, context.sequence_numbers.inbound)
+            for context in current
+            if isinstance(context, IpsecSaContext)
+        }
+        sent = self._sent.get(mn_address)
+        if sent is not None and sent.keys() == numbers.keys() and all(
+            max(now - before for now, before in zip(numbers[spi], sent[spi], strict=True)) < packets for spi in sent
+        ):
+            return False
+        assigned = await self._node.sessions.assign_standby(mn_address, self._standby)
+        if assigned is None:
+            return False
+        await self._node.replicas.ask(replace(assigned, contexts=self._with_ceilings(assigned, current)))
+        self._sent[mn_address] = numbers
+        return True
+
+    def _with_ceilings(self, record: SessionRecord, current: Sequence[Context]) -> tuple[EncodedContext, ...]:
+        """As the session is now, but with the outbound numbers that it may come to without asking."""
+        ceilings = {
+            context.inbound_spi: context.sequence_numbers.outbound
+            for context in (decode(item, self._context_types) for item in record.contexts)
+            if isinstance(context, IpsecSaContext)
+        }
+        contexts = []
+        for context, item in zip(current, record.contexts, strict=False):
+            if isinstance(context, IpsecSaContext) and context.inbound_spi in ceilings:
+                numbers = replace(context.sequence_numbers, outbound=ceilings[context.inbound_spi])
+                contexts.append(encode(replace(context, sequence_numbers=numbers), self._context_types))
+            else:
+                contexts.append(item)
+        return tuple(contexts)
+
+    async def _run(self) -> None:
+        while True:
+            hurried = False
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._interval)
+                hurried = True
+            self._hurry.clear()
+            try:
+                await self.look(all_changed=not hurried)
+            except Exception as error:  # whatever it is, the other sessions need the next look
+                self._node.sessions.counters["replication_failed"] += 1
+                log.error("the replicas could not be looked at: %s", error)
