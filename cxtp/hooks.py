@@ -16,6 +16,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 from collections import Counter
 from contextlib import suppress
 from ipaddress import summarize_address_range
@@ -96,6 +97,7 @@ class Hooks:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # so that its own children end with it
             )
         except OSError as error:
             raise HookFailed(f"the hook {executable} could not be run: {error.strerror}") from error
@@ -106,7 +108,7 @@ class Hooks:
         finally:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
-                    process.kill()
+                    os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         if process.returncode:
             text = said.decode("utf-8", "replace").strip()[:_SAID_LIMIT]
