@@ -1,6 +1,6 @@
 """The replica context: says of a PCTD's contexts that their sender goes on using the session.
 
-It is one more context, the first after the manifest (docs/context-formats.md, 7).  A router that does not know it keeps
+It is one more context, the first after the manifest (docs/context-formats.md, 6.5).  A router that does not know it keeps
 the session for its mobile node, as with any PCTD (RFC 4067, 2.5.4), and never gets the key's proof: nobody has the key.
 """
 
@@ -16,7 +16,7 @@ from .constants import StatusCode
 from .errors import MalformedContext
 from .messages import EncodedContext
 
-SECTION = "docs/context-formats.md, 7"
+SECTION = "docs/context-formats.md, 6.5"
 FORMAT = 1
 
 #  0                   1                   2                   3

@@ -223,7 +223,7 @@ def test_it_would_be_found(tmp_path: Path) -> None:
 
 
 def test_the_format() -> None:
-    """docs/context-formats.md, 7: by hand."""
+    """docs/context-formats.md, 6.5: by hand."""
     assert build_replica(ReplicaKind.KEEP).data == bytes((1, 1, 0, 0))
     assert build_replica(ReplicaKind.FORGET).data == bytes((1, 2, 0, 0))
     other = EncodedContext(0x7001, b"x")
