@@ -118,10 +118,14 @@ class XfrmSink:
                     self._try(requests.delete_policy(policy.identifier))
 
     async def holds(self, record: SessionRecord) -> bool:
-        """Whether every SA of the session is in the kernel."""
+        """Whether every SA of the session is in the kernel, and no policy blocks it: this program may have died while
+        it closed or opened them."""
         pairs = self._pairs(record, record)
         wanted = [sa.identifier for pair in pairs for sa in (pair.inbound, pair.outbound)]
-        return bool(wanted) and len(self._present(wanted)) == len(wanted)
+        if not wanted or len(self._present(wanted)) != len(wanted):
+            return False
+        there = [self._policy(policy) for pair in pairs for policy in pair.policies]
+        return all(policy is not None and not _is_closed(policy) for policy in there)
 
     async def raise_ceiling(self, ceiling: SessionRecord) -> None:
         """Further packets for the outbound SAs; their counters stay the kernel's own."""

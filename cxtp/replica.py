@@ -1,7 +1,7 @@
 """The replica context: says of a PCTD's contexts that their sender goes on using the session.
 
-It is one more context, the first after the manifest (docs/context-formats.md, 6.5).  A router that does not know it keeps
-the session for its mobile node, as with any PCTD (RFC 4067, 2.5.4), and never gets the key's proof: nobody has the key.
+It is one more context, the first after the manifest (docs/context-formats.md, 6.5).  A router that does not know it
+keeps the session for its mobile node, as with any PCTD (RFC 4067, 2.5.3), and nobody has the key that would prove that.
 """
 
 from __future__ import annotations

@@ -69,8 +69,7 @@ class Sessions(ReplicaSteps):
             elif record.standby:
                 self.waiting[record.mn_address] = None
             else:
-                await self._stop(record)
-                await self._use(record)
+                await self._use(await self._stop(record))
         except CxtpError as error:
             self.counters["resume_failed"] += 1
             log.error("%s is owned here and could not be taken into use again: %s", record.mn_address, error)
