@@ -1,4 +1,4 @@
-"""``bench/run [--quick] [--json] [NAME ...]``: messages contexts keys negotiation transfers memory."""
+"""``bench/run [--quick] [--json] [NAME ...]``: messages contexts keys negotiation transfers memory gateways."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable
 
 from . import codec, key_derivation
+from .gateways import gateways
 from .harness import Report
 from .memory import memory
 from .transfers import transfers
@@ -31,6 +32,7 @@ def main() -> None:
         "negotiation": lambda: key_derivation.negotiation(seconds),
         "transfers": lambda: transfers(count),
         "memory": lambda: memory(count),
+        "gateways": lambda: gateways(min(count, 500)),
     }
     unknown = set(arguments.names) - set(benchmarks)
     if unknown:

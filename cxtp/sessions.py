@@ -373,7 +373,7 @@ class Sessions(ReplicaSteps):
         self, held: SessionRecord | None, record: SessionRecord, error: CxtpError
     ) -> admission.Verdict:
         """It was written down as ours and can't be used.  S=0 is true only once the disk says so too."""
-        statuses = of_all(error.status if isinstance(error, RemoteError) else StatusCode.INSTALL_FAILED)
+        statuses = of_all(getattr(error, "status", StatusCode.INSTALL_FAILED))
         left = self._tombstone(record)
         if held is not None and held.contexts:
             left = replace(held, generation=record.generation)

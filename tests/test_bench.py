@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +31,17 @@ def test_benchmark_runs(name: str, expected: str) -> None:
     assert result.returncode == 0, result.stderr
     assert expected in result.stdout
     assert "floor" in result.stdout
+
+
+def test_the_gateways_benchmark_runs() -> None:
+    """It brings a kernel of its own."""
+    if shutil.which("linux.uml") is None and not os.environ.get("CI"):
+        pytest.skip("needs linux.uml (Debian package user-mode-linux)")
+    command = [sys.executable, "-m", "bench", "--sessions", "5", "gateways"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    assert result.returncode == 0, result.stderr
+    assert "gap without traffic" in result.stdout
+    assert "floor: ip -batch" in result.stdout
 
 
 def test_results_as_json() -> None:

@@ -374,9 +374,9 @@ def test_what_an_ike_daemon_does_is_followed(
 
 FAULTS = {
     "an SPI that is taken": ("xfrm state add src {peer} dst {shared} proto esp spi 0x1001 mode tunnel "
-                             "aead rfc4106(gcm(aes)) 0x" + "00" * 20 + " 128", "INSTALL_FAILED"),
+                             "aead rfc4106(gcm(aes)) 0x" + "00" * 20 + " 128", "SPI_COLLISION"),
     "an SPI that is taken, outbound": ("xfrm state add src {shared} dst {peer} proto esp spi 0x2002 mode tunnel "
-                                       "aead rfc4106(gcm(aes)) 0x" + "00" * 20 + " 128", "INSTALL_FAILED"),
+                                       "aead rfc4106(gcm(aes)) 0x" + "00" * 20 + " 128", "SPI_COLLISION"),
 }  # fmt: skip
 
 

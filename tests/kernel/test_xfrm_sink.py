@@ -25,6 +25,7 @@ from contexts.ipsec import IpsecSaContext
 from contexts.values import (
     AntiReplayWindow,
     HostAddress,
+    IpComp,
     IpsecKeys,
     IpsecMode,
     IpsecProposal,
@@ -33,13 +34,14 @@ from contexts.values import (
     TrafficSelector,
 )
 from cxtp.adapters.context_file import FileSession, write_context_file
-from cxtp.adapters.xfrm import XfrmClient
+from cxtp.adapters.xfrm import XfrmClient, XfrmError
+from cxtp.constants import StatusCode
 from cxtp.control import ControlClient
 from cxtp.kernel_keeper import KernelKeeper
 from cxtp.kernel_sink import XfrmSink
 from cxtp.node import Node, NodeConfig
 from cxtp.service import Service, ServiceConfig
-from cxtp.store.records import SessionState
+from cxtp.store.records import SessionRecord, SessionState
 from cxtp.store.sealing import StoreKey
 from cxtp.store.sqlite import SqliteStore
 from cxtp.transports.endpoint import Router
@@ -455,5 +457,24 @@ def test_two_nodes_as_an_operator_runs_them(network: Network, tmp_path: Path) ->
         await asyncio.gather(*tasks)
         echo.close()
         await made.close()
+
+    asyncio.run(main())
+
+
+def test_what_the_kernel_has_not_is_said_and_nothing_stays(network: Network, tmp_path: Path) -> None:
+    """Linux has the number of LZS (RFC 2395) and not the transform: after policies and ESP's SAs were asked for."""
+
+    async def main() -> None:
+        made = Gateways(network, tmp_path, 4, "gcm")
+        context = replace(made.context, ipcomp=IpComp(0x1111, 0x2222, 3))
+        record = SessionRecord(
+            mn_address=made.mn, state=SessionState.OWNED, generation=1, contexts=(encode(context),), updated=1.0
+        )
+        sink = XfrmSink(namespace="a")
+        with pytest.raises(XfrmError) as caught:
+            await sink.install(record, record)
+        assert caught.value.status is StatusCode.UNSUPPORTED_ALGORITHM, caught.value
+        assert network.run("a", "ip", "xfrm", "state") == network.run("a", "ip", "xfrm", "policy") == ""
+        sink.close()
 
     asyncio.run(main())

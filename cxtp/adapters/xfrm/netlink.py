@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Union
 
+from ...constants import StatusCode
 from ...errors import TransportError
 from .attributes import parse_attributes, read
 from .constants import HeaderFlag
@@ -26,6 +27,15 @@ _NAMED = Path("/run/netns")
 _LARGEST = 1 << 20
 _TEXT_LIMIT = 200
 
+_STATUSES = {
+    errno.EEXIST: StatusCode.SPI_COLLISION,
+    errno.ENOSYS: StatusCode.UNSUPPORTED_ALGORITHM,
+    errno.ENOMEM: StatusCode.NO_RESOURCES,
+    errno.ENOBUFS: StatusCode.NO_RESOURCES,
+    errno.EPERM: StatusCode.NOT_AUTHORIZED,
+}
+"""What a CTDR says of an installation that failed so."""
+
 Namespace = Union[str, int, Path, None]
 """A network namespace: ``ip netns``'s name for it, the id of a process in it, its file; None: the caller's own."""
 
@@ -33,7 +43,8 @@ Namespace = Union[str, int, Path, None]
 class XfrmError(TransportError):
     """The kernel can't be asked, or said no.
 
-    ``number`` is the errno, ``name`` its name, ``what`` what was asked, ``detail`` the kernel's own words or "".
+    ``number`` is the errno, ``name`` its name, ``what`` what was asked, ``detail`` the kernel's own words or "",
+    ``status`` what a CTDR says of an installation that failed so.
     """
 
     def __init__(self, what: str, number: int, detail: str = "") -> None:
@@ -46,6 +57,7 @@ class XfrmError(TransportError):
         said = f": {detail}" if detail else ""
         super().__init__(f"{what}: {os.strerror(number)} ({self.name}){said}{hint}")
         self.what = what
+        self.status = _STATUSES.get(number, StatusCode.INSTALL_FAILED)
         self.number = number
         self.detail = detail
 
