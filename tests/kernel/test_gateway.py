@@ -491,3 +491,51 @@ def test_nothing_is_sent_above_what_the_standby_knows(network: Network, tmp_path
             assert max(numbers[OUT]) == 20_000
 
     asyncio.run(main())
+
+
+def test_as_an_operator_does_it(network: Network, tmp_path: Path) -> None:
+    """Two agents from the command line, and the commands beside them."""
+    kind = KINDS["transport-gcm"]
+
+    def cxtp(name: str, *arguments: str, code: int = 0) -> str:
+        control = ["--control", str(tmp_path / f"{name}.sock")]
+        with network.inside(name):
+            done = subprocess.run(
+                [sys.executable, "-m", "cxtp", *arguments, *control], capture_output=True, text=True, check=False
+            )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    async def main() -> None:
+        async with gateways(network, tmp_path, kind) as made:
+            agents = []
+            for name, other in (("a", "b"), ("b", "a")):
+                address = {router: str(made.routers[router].address) for router in ("a", "b")}
+                agents.append(
+                    network.start(
+                        name, sys.executable, "-m", "cxtp", "gateway", "linux", "--name", name,
+                        "--listen", address[name], "--peer", f"{other}={address[other]}", "--transport", "udp",
+                        "--allow-cleartext-keys-on-the-network", "--max-transfer-time", "5",
+                        "--state", str(tmp_path / f"cli-{name}"), "--control", str(tmp_path / f"{name}.sock"),
+                        *(["--standby", "b"] if name == "a" else []),
+                        stdout=subprocess.PIPE,
+                    )
+                )  # fmt: skip
+            for agent in agents:
+                assert agent.stdout is not None
+                assert "serves this kernel" in agent.stdout.readline()
+            table = cxtp("a", "sessions")
+            assert table.splitlines()[0].split()[:3] == ["peer", "state", "owner"]
+            assert f"{IN:08x}" in table
+            assert "absent" in table
+            (move,) = json.loads(cxtp("a", "move", "--all", "--to", "b", "--json"))["moves"]
+            assert move["moved"], move
+            (row,) = json.loads(cxtp("b", "sessions", "--json"))["sessions"]
+            assert (row["owner"], row["state"], row["suite"]) == ("b", "owned", "ESP:AES_GCM_16-256")
+            assert "no replica of a's is here" in cxtp("b", "takeover", "a", code=1)
+            assert "10.9.0.1" in cxtp("b", "move", "10.9.0.1", "--to", "a")
+            for agent in agents:
+                agent.terminate()
+                assert agent.wait(20) == 0
+
+    asyncio.run(main())
