@@ -20,6 +20,7 @@ from .adapters.xfrm.values import SecurityAssociationId
 from .config import ContextTypes
 from .errors import CxtpError
 from .kernel_contexts import PROTOCOLS
+from .kernel_keeper import REST
 from .kernel_learning import NotLearned, learn
 from .kernel_sink import XfrmSink
 from .messages import EncodedContext, IPAddress
@@ -168,11 +169,13 @@ class KernelAgent:
             except asyncio.TimeoutError:
                 pass
             self._changed.clear()
+            started = time.monotonic()
             try:
                 await self.look()
             except Exception as error:  # whatever it is, the next change is to be followed
                 self._sessions.counters["look_failed"] += 1
                 log.error("the kernel could not be looked at: %s", error)
+            await asyncio.sleep(REST * (time.monotonic() - started))  # with many sessions a look takes long
 
 
 def _spis(contexts: Iterable[Context]) -> frozenset[tuple[int, int]]:

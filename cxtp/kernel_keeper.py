@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
 """Seconds between looks."""
+
+REST = 5
+"""How many times as long as a look took nothing is looked at."""
 
 
 class Counting(Protocol):
@@ -81,11 +85,14 @@ class KernelKeeper:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self._interval)
             self._hurry.clear()
+            started = time.monotonic()
             try:
                 await self.look()
             except Exception as error:  # whatever it is, the other sessions need the next look
                 self._sessions.counters["ceiling_not_raised"] += 1
                 log.error("the ceilings could not be looked at: %s", error)
+            # With many sessions a look takes long: most of the time belongs to others.
+            await asyncio.sleep(REST * (time.monotonic() - started))
 
     def _is_near(self, record: SessionRecord, current: tuple[EncodedContext, ...]) -> bool:
         ceilings, now = _outbound(record.contexts), _outbound(current)
