@@ -424,6 +424,8 @@ class Service:
         for record in self.store.records():
             if record.standby == request["node"] and record.state is SessionState.OWNED:
                 await self.node.sessions.assign_standby(record.mn_address, "")
+                if record.mn_address in self.node.sessions.waiting:
+                    await self.node.sessions.go_on(record.mn_address)
                 dropped.append(str(record.mn_address))
         return {"mn_addresses": dropped}
 

@@ -91,6 +91,7 @@ class Sessions(ReplicaSteps):
                 self.unconfirmed.add(mn_address)
             else:
                 await self._raise(ceiling)
+                self.unconfirmed.discard(mn_address)
         if record.standby:
             await self.confirm(ceiling)
             async with self._alone(mn_address) as now:

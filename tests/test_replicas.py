@@ -291,3 +291,45 @@ def test_what_can_not_be_taken_over_is_given_up_with_its_reason(tmp_path: Path) 
             assert counter_of(context_of(1, 7)) == (1, 7)
 
     asyncio.run(main())
+
+
+def test_an_owner_goes_on_without_a_standby_that_was_dropped(tmp_path: Path) -> None:
+    """Its machine was started anew while the standby was gone: it waits; then an operator decides."""
+
+    async def main() -> None:
+        world = World(tmp_path, 1)
+        for name in NAMES:
+            await world.start(name)
+        node = world.nodes["a"]
+        await node.load(MN, [context_of(1, 0)])
+        await node.assign_standby(MN, "b")
+        world.partition = {"b"}
+        held = world.record("a")
+        assert held is not None
+        with pytest.raises(ReplicaUnconfirmed):
+            await node.raise_ceiling(MN, world.now("a", held))
+        assert node.unconfirmed == {MN}
+        world.kernels["a"].send(MN, 1000)
+        assert world.ledger.highest[1] == RESERVE  # no further than what the standby may know
+        world.kernels["a"].sessions.clear()
+        await world.stop("a")
+        await world.start("a")
+        node = world.nodes["a"]
+        assert world.in_use() == []
+        for _ in range(3):
+            with pytest.raises(ReplicaUnconfirmed):
+                await node.go_on(MN)
+        assert world.in_use() == []
+        await node.assign_standby(MN, "")
+        assert await node.go_on(MN)
+        assert world.in_use() == ["a"]
+        world.kernels["a"].send(MN, 1000)
+        assert world.ledger.highest[1] <= 4 * RESERVE  # however often it asked
+        held = world.record("a")
+        assert held is not None
+        await node.raise_ceiling(MN, world.now("a", held))
+        assert node.unconfirmed == set()
+        for name in NAMES:
+            await world.stop(name)
+
+    asyncio.run(main())
