@@ -206,10 +206,10 @@ def _objection(held: SessionRecord | None, generation: int) -> StatusCode | None
 
 
 def _is_older(contexts: Iterable[Context], held: Iterable[Context]) -> bool:
-    contexts, held = tuple(contexts), tuple(held)
-    spis = {context.inbound_spi for context in held if isinstance(context, IpsecSaContext)}
-    same = {context.inbound_spi for context in contexts if isinstance(context, IpsecSaContext)} == spis
-    return same and not is_at_least(contexts, held)
+    contexts = tuple(contexts)
+    spis = {context.inbound_spi for context in contexts if isinstance(context, IpsecSaContext)}
+    shared = [context for context in held if isinstance(context, IpsecSaContext) and context.inbound_spi in spis]
+    return not is_at_least(contexts, shared)
 
 
 def _aged(contexts: Iterable[Context], seconds: float) -> tuple[tuple[Context, ...], tuple[str, ...]]:

@@ -98,7 +98,9 @@ class Sessions(ReplicaSteps):
                 # It may have left meanwhile, or its ceiling have been raised further: that one is confirmed by then.
                 if now is not None and (now.state, now.generation) == (SessionState.OWNED, record.generation):
                     await self._raise(ceiling)
-                self.unconfirmed.discard(mn_address)
+                    self.unconfirmed.discard(mn_address)
+                elif now is None or now.state is not SessionState.OWNED:
+                    self.unconfirmed.discard(mn_address)
 
     async def _raise(self, ceiling: SessionRecord) -> None:
         for sink in self._sinks:
@@ -248,7 +250,10 @@ class Sessions(ReplicaSteps):
                     await self._keep(replace(self._tombstone(held), transfer_id=None))
                     return held
                 return None
-            generation = 1 if held is None else held.generation if owned else held.generation + 1
+            # With a standby, each set of SAs has a generation: a late replica with SAs of the past is not kept there.
+            generation = 0 if held is None else held.generation
+            if held is None or not owned or held.standby:
+                generation += 1
             record = SessionRecord(
                 mn_address=mn_address,
                 state=SessionState.OWNED,

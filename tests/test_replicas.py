@@ -333,3 +333,28 @@ def test_an_owner_goes_on_without_a_standby_that_was_dropped(tmp_path: Path) -> 
             await world.stop(name)
 
     asyncio.run(main())
+
+
+def test_a_late_replica_with_other_associations_lowers_no_number(tmp_path: Path) -> None:
+    """An SA was rekeyed meanwhile: what both have stays at the higher number."""
+
+    async def main() -> None:
+        async with sessions(tmp_path, RememberingKernel()) as node:
+            rng = random.Random(1)
+
+            async def keep(generation: int, *contexts: EncodedContext) -> bool:
+                record = SessionRecord(
+                    mn_address=MN, state=SessionState.OWNED, generation=generation, contexts=contexts, updated=1.0
+                )
+                event = question(record, "a", rng)
+                return (await node.keep_replica(event, ReplicaKind.KEEP, contexts)).accepted
+
+            assert await keep(5, context_of(1, 40), context_of(2, 20))
+            assert await keep(5, context_of(1, 20))
+            held = node.get(MN)
+            assert held is not None
+            assert [counter_of(item) for item in held.contexts] == [(1, 40), (2, 20)]
+            assert await keep(6, context_of(2, 20))
+            assert not await keep(5, context_of(1, 20))
+
+    asyncio.run(main())
