@@ -7,7 +7,8 @@ Each is run with the session as one JSON object on its standard input and the ev
                        "outbound_spi": "c0000002", "mode": "tunnel", "suite": "ESP:AES_GCM_16-256",
                        "local_selectors": ["10.1.0.0/16"], "remote_selectors": ["10.2.0.0/16"]}]}
 
-There are no keys in it.
+There are no keys in it.  The events: ``releasing`` before a session leaves (what holds its traffic back is done here),
+``activated`` when it is in use here - also when it was to leave and stayed -, ``released`` when another node has it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contextlib import suppress
 from ipaddress import summarize_address_range
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from contexts.base import decode
 from contexts.ipsec import IpsecSaContext
@@ -29,6 +31,7 @@ from contexts.values import TrafficSelector
 
 from .config import ContextTypes
 from .errors import ConfigurationError, LocalError
+from .messages import IPAddress
 from .store.records import SessionRecord
 
 log = logging.getLogger(__name__)
@@ -56,21 +59,28 @@ class Hooks:
         released: Path | None = None,
         context_types: ContextTypes = ContextTypes(),
         timeout: float = TIMEOUT,
+        *,
+        releasing: Path | None = None,
     ) -> None:
         """Raises ConfigurationError for a path that can't be executed."""
-        for path in (activated, released):
+        for path in (activated, released, releasing):
             if path is not None and not os.access(path, os.X_OK):
                 raise ConfigurationError(f"the hook {path} is not there, or may not be executed")
         self._node = node
-        self._executables = {"activated": activated, "released": released}
+        self._executables = {"activated": activated, "released": released, "releasing": releasing}
         self._context_types = context_types
         self._timeout = timeout
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._orders: WeakValueDictionary[IPAddress, asyncio.Lock] = WeakValueDictionary()
         self.counters: Counter[str] = Counter()
 
     async def activated(self, record: SessionRecord) -> None:
         """Raises HookFailed."""
         await self._run("activated", record)
+
+    async def releasing(self, record: SessionRecord) -> None:
+        """Raises HookFailed."""
+        await self._run("releasing", record)
 
     async def released(self, record: SessionRecord) -> None:
         """Raises HookFailed."""
@@ -82,8 +92,10 @@ class Hooks:
             return
         self.counters[event] += 1
         told = json.dumps({"event": event, "node": self._node, **describe(record, self._context_types)})
+        # One session's events in their order: nobody waits for "activated", and it may have to leave soon after.
+        order = self._orders.setdefault(record.mn_address, asyncio.Lock())
         try:
-            async with self._slots:
+            async with order, self._slots:
                 await self._call(executable, event, told.encode())
         except HookFailed:
             self.counters[f"{event}_failed"] += 1

@@ -68,6 +68,7 @@ class GatewayConfig:
     """Seconds after which a changed replica is sent anew."""
     replica_packets: int = 1000
     """Packets of an SA after which it is."""
+    on_releasing: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,13 @@ def _report_after(config: ServiceConfig) -> int:
 
 
 def _hooks(config: ServiceConfig, gateway: GatewayConfig) -> Hooks:
-    return Hooks(config.name, gateway.on_activated, gateway.on_released, config.protocol.context_types)
+    return Hooks(
+        config.name,
+        gateway.on_activated,
+        gateway.on_released,
+        config.protocol.context_types,
+        releasing=gateway.on_releasing,
+    )
 
 
 def open_store(state: Path) -> SqliteStore:

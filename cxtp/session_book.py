@@ -53,7 +53,12 @@ class Sink(Protocol):
 
 
 class Listener(Protocol):
-    """Told when a session comes into use here, and when it has gone; what it raises is logged and counted."""
+    """Told when a session comes into use here, and when it goes; what it raises is logged and counted."""
+
+    async def releasing(self, record: SessionRecord) -> None:
+        """It is about to leave, and waits for this; what this raises keeps it here.  It is in use still.
+
+        ``activated`` follows where it stays, ``released`` where it has left."""
 
     async def activated(self, record: SessionRecord) -> None:
         """It is in use here.  Nobody waits for this."""

@@ -176,13 +176,19 @@ class Sessions(ReplicaSteps):
     async def freeze(self, mn_address: IPAddress, peer: str) -> SessionRecord:
         """Before anything of it leaves: nobody here sends with it from now on.
 
-        Raises LocalError where this node does not own it (any more), StoreError where that could not be written
-        down; it is in use here then as before.
+        Raises LocalError where this node does not own it (any more) or a listener does not let it go, StoreError where
+        that could not be written down; it is in use here then as before.
         """
         async with self._alone(mn_address) as record:
             if record is None or record.state is not SessionState.OWNED:
                 raise LocalError(f"this node does not own a session of {mn_address}")
-            stopped = await self._stop(record)
+            try:
+                for listener in self.listeners:
+                    await listener.releasing(record)
+                stopped = await self._stop(record)
+            except CxtpError:
+                self._tell_activated(record)
+                raise
             frozen = replace(
                 stopped,
                 state=SessionState.FROZEN,

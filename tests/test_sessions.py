@@ -507,3 +507,46 @@ def test_a_refusal_takes_nothing_away_and_says_what_the_records_know(tmp_path: P
             assert (await current.receive(received(10, 100))).accepted
 
     asyncio.run(main())
+
+
+class Witness:
+    """A listener that remembers, and lets nothing go while ``refuses`` is set."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.refuses = False
+
+    async def activated(self, record: SessionRecord) -> None:
+        self.told.append(f"activated {record.generation}")
+
+    async def releasing(self, record: SessionRecord) -> None:
+        self.told.append(f"releasing {record.generation}")
+        if self.refuses:
+            raise LocalError("not now")
+
+    async def released(self, record: SessionRecord) -> None:
+        self.told.append(f"released {record.generation}")
+
+
+def test_a_listener_is_told_before_a_session_leaves_and_may_keep_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        kernel, witness = Kernel(), Witness()
+        async with sessions(tmp_path, kernel) as current:
+            current.listeners.append(witness)
+            await current.load(MN, recorded_contexts())
+            await asyncio.sleep(0)
+            witness.refuses = True
+            with pytest.raises(LocalError, match="not now"):
+                await current.freeze(MN, "b")
+            await asyncio.sleep(0)
+            kept = current.get(MN)
+            assert kept is not None
+            assert kept.state is SessionState.OWNED
+            assert len(kernel.installed) == 1
+            witness.refuses = False
+            frozen = await current.freeze(MN, "b")
+            assert kernel.installed == []
+            await current.release(frozen)
+            assert witness.told == ["activated 1", "releasing 1", "activated 1", "releasing 1", "released 2"]
+
+    asyncio.run(main())

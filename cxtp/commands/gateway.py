@@ -31,6 +31,12 @@ def add(subparsers: Any) -> None:
         "--on-activated", type=Path, metavar="EXECUTABLE", help="run when a session came; it gets it as JSON"
     )
     linux.add_argument(
+        "--on-releasing",
+        type=Path,
+        metavar="EXECUTABLE",
+        help="run before one leaves, which waits until this has ended: here its traffic can be held",
+    )
+    linux.add_argument(
         "--on-released",
         type=Path,
         metavar="EXECUTABLE",
@@ -97,6 +103,7 @@ def run_linux(arguments: argparse.Namespace) -> int:
         arguments.standby,
         arguments.replica_interval,
         arguments.replica_packets,
+        arguments.on_releasing,
     )
     config = replace(node.config_of(arguments), kernel=True, gateway=gateway)
     config.control.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-#!/usr/bin/python3 -SE
+#!/usr/bin/python3 -BSE
 """A hook for ``cxtp gateway linux``: the sessions' local addresses are this machine's while it has sessions of theirs.
 
     cxtp gateway linux ... --on-activated virtual_address.py --on-released virtual_address.py
@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import contextmanager
 
 INTERFACE = os.environ.get("CXTP_INTERFACE", "eth0")
 DIRECTORY = os.environ.get("CXTP_VIRTUAL_ADDRESSES", "/run/cxtp-virtual-address")
@@ -22,43 +23,72 @@ ALL_NODES = "ff02::1"
 
 def main() -> None:
     event, session = sys.argv[1], json.load(sys.stdin)
-    os.makedirs(DIRECTORY, exist_ok=True)
-    for address in sorted({association["local"] for association in session["associations"]}):
-        with open(os.path.join(DIRECTORY, address), "a+", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            users = set(file.read().split())
+    for address in local_addresses(session):
+        with sessions_of(address) as users:
             if event == "activated":
                 users.add(session["mn_address"])
-                ip("replace", address)
-                announce(address)
-            else:
+                take(address, INTERFACE)
+            elif event == "released":
                 users.discard(session["mn_address"])
                 if not users:
-                    ip("del", address)
-            file.truncate(0)
-            file.write("\n".join(sorted(users)))
+                    ip(delete(address, INTERFACE), may_fail=True)
 
 
-def ip(action: str, address: str) -> None:
-    full = f"{address}/128" if ":" in address else f"{address}/32"
-    command = ["ip", "addr", action, full, "dev", INTERFACE]
-    if action == "replace" and ":" in address:
-        command.append("nodad")
-    child = os.posix_spawnp("ip", command, os.environ)
+def local_addresses(session):
+    return sorted({association["local"] for association in session["associations"]})
+
+
+@contextmanager
+def sessions_of(address):
+    """The peers of the sessions that use the address here, to read and change, while no other hook does."""
+    os.makedirs(DIRECTORY, exist_ok=True)
+    with open(os.path.join(DIRECTORY, address), "a+", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        users = set(file.read().split())
+        yield users
+        file.truncate(0)
+        file.write("\n".join(sorted(users)))
+
+
+def take(address: str, interface: str) -> None:
+    """It is this machine's now, and the neighbours know."""
+    duplicates = " nodad" if ":" in address else ""
+    ip(f"addr replace {full(address)} dev {interface}{duplicates}")
+    announce(address, interface)
+
+
+def delete(address: str, interface: str) -> str:
+    return f"addr del {full(address)} dev {interface}"
+
+
+def full(address: str) -> str:
+    return f"{address}/128" if ":" in address else f"{address}/32"
+
+
+def ip(*lines: str, may_fail: bool = False) -> None:
+    """iproute2's commands, one after the other, in one process."""
+    reader, writer = os.pipe()
+    os.write(writer, "".join(line + "\n" for line in lines).encode())
+    os.close(writer)
+    files = [(os.POSIX_SPAWN_DUP2, reader, 0)]
+    if may_fail:
+        files.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
+    child = os.posix_spawnp("ip", ["ip", "-force", "-batch", "-"], os.environ, file_actions=files)
+    os.close(reader)
     _, status = os.waitpid(child, 0)
-    if status and action == "replace":
-        sys.exit(f"ip addr {action} {full} dev {INTERFACE} failed")
+    if status and not may_fail:
+        sys.exit(f"ip failed: {'; '.join(lines)}")
 
 
-def announce(address: str) -> None:
-    with open(f"/sys/class/net/{INTERFACE}/address", encoding="ascii") as file:
+def announce(address: str, interface: str) -> None:
+    with open(f"/sys/class/net/{interface}/address", encoding="ascii") as file:
         ethernet = bytes.fromhex(file.read().strip().replace(":", ""))
     if ":" in address:
         own = socket.inet_pton(socket.AF_INET6, address)
         with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as neighbours:
             neighbours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-            scope = socket.if_nametoindex(INTERFACE)
+            scope = socket.if_nametoindex(interface)
             # type 136, override flag; the option with our link-layer address.  The kernel fills the checksum in.
             advertisement = bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + own + bytes([2, 1]) + ethernet
             neighbours.sendto(advertisement, (ALL_NODES, 0, 0, scope))
@@ -66,8 +96,9 @@ def announce(address: str) -> None:
     own = socket.inet_pton(socket.AF_INET, address)
     body = bytes([0, 1, 8, 0, 6, 4, 0, 1]) + ethernet + own + bytes(6) + own
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as neighbours:
-        neighbours.bind((INTERFACE, 0))
+        neighbours.bind((interface, 0))
         neighbours.send(b"\xff" * 6 + ethernet + b"\x08\x06" + body)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -35,17 +35,23 @@ def _call(name: str, *arguments: object) -> None:
 
 
 class Network:
-    """Namespaces ``names``, each with eth0 on one bridge: 10.9.0.1 and fd00:9::1 for the first, and so on."""
+    """Namespaces ``names``, each with eth0 on one bridge: 10.9.0.1 and fd00:9::1 for the first, and so on.
 
-    def __init__(self, *names: str) -> None:
+    Those of ``inside`` have eth1 on another one, with 10.8.0.1 and fd00:8::1.
+    """
+
+    def __init__(self, *names: str, inside: tuple[str, ...] = ()) -> None:
         self.names = names
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         self._namespaces: dict[str, int] = {}
         for name in ("switch", *names):
             self._make(name)
-        self._batch("switch", ["link add name bridge0 type bridge mcast_snooping 0", "link set bridge0 up"])
-        for number, name in enumerate(names, 1):
-            self._plug(name, number)
+        for link, net, members in ((0, 9, names), (1, 8, inside)):
+            if members:
+                bridge = f"bridge{link}"
+                self._batch("switch", [f"link add name {bridge} type bridge mcast_snooping 0", f"link set {bridge} up"])
+            for name in members:
+                self._plug(name, names.index(name) + 1, link, net)
 
     def ipv4(self, name: str) -> IPv4Address:
         return IPv4Address("10.9.0.0") + self.names.index(name) + 1
@@ -146,24 +152,28 @@ class Network:
         thread.join()
         self._namespaces[name] = os.open(named, os.O_RDONLY)
 
-    def _plug(self, name: str, number: int) -> None:
+    def _plug(self, name: str, number: int, link: int, net: int) -> None:
+        interface, port = f"eth{link}", f"{name}-inside" if link else name
         self._batch(
             "switch",
-            [f"link add name {name} type veth peer name eth0 netns {name}", f"link set dev {name} master bridge0 up"],
+            [
+                f"link add name {port} type veth peer name {interface} netns {name}",
+                f"link set dev {port} master bridge{link} up",
+            ],
         )
         self._batch(
             name,
             [
                 "link set lo up",
-                f"addr add 10.9.0.{number}/24 dev eth0",
-                f"addr add fd00:9::{number:x}/64 dev eth0 nodad",
-                "link set eth0 up",
+                f"addr add 10.{net}.0.{number}/24 dev {interface}",
+                f"addr add fd00:{net}::{number:x}/64 dev {interface} nodad",
+                f"link set {interface} up",
             ],
         )
         with self.inside(name), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             for command in _OFFLOADS.values():  # so that captures show what the wire would carry
                 value = array.array("B", struct.pack("=II", command, 0))
-                request = struct.pack("16sP8x", b"eth0", value.buffer_info()[0])
+                request = struct.pack("16sP8x", interface.encode(), value.buffer_info()[0])
                 try:
                     fcntl.ioctl(control, _SIOCETHTOOL, request)
                 except OSError:
