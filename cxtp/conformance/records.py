@@ -163,9 +163,7 @@ class RecordReader:
         kind, code, _, subtype = struct.unpack("!BBHB", icmp.octets[:5])
         if subtype == IcmpSubtype.CARD:
             return  # RFC 4066's, another protocol
-        header = IcmpCarriage(
-            kind, code, subtype, int.from_bytes(icmp.octets[5:8], "big"), _checksum_good(icmp)
-        )
+        header = IcmpCarriage(kind, code, subtype, int.from_bytes(icmp.octets[5:8], "big"), _checksum_good(icmp))
         ends = ((icmp.source, 0), (icmp.destination, 0))
         carriage = Carriage(icmp.hop_limit, packet.fragmented, header)
         yield record(icmp.index, icmp.time, Transport.ICMP, ends, icmp.octets[_ICMP_HEADER:], carriage)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional, TypeVar, Union
+from typing import Any, TypeVar, Union
 
 from contexts.base import Context
 
@@ -69,7 +69,7 @@ class Case:
 
     ``keys``: secrets that mobile nodes share with their previous routers.  ``contexts``: from context files.
     ``on_the_wire``: the capture was taken between the routers' hosts, so that IPsec would show as ESP.
-    ``end``: the time of the last packet.
+    ``live``: one side is the prober, which is not judged.  ``end``: the time of the last packet.
     """
 
     timers: Timers = field(default_factory=Timers)
@@ -78,6 +78,7 @@ class Case:
     keys: Sequence[bytes] = field(default=(), repr=False)
     contexts: Sequence[Context] = field(default=(), repr=False)
     on_the_wire: bool = False
+    live: bool = False
     end: float = 0.0
     esp_paths: OrderedDict[frozenset[IPAddress], int] = field(default_factory=OrderedDict)
     _memory: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -111,11 +112,8 @@ class Stories:
         """The story that a record belongs to, without it."""
         self._close_quiet(item.time)
         mn = item.mn
-        ends = (min, max)
-        key: StoryKey = mn if mn is not None else (
-            ends[0](item.source[0], item.destination[0], key=str),
-            ends[1](item.source[0], item.destination[0], key=str),
-        )
+        one, other = sorted((router(item.source), router(item.destination)), key=str)
+        key: StoryKey = mn if mn is not None else (one, other)
         story = self._stories.setdefault(key, Story(key))
         self._stories.move_to_end(key)
         return story
@@ -170,6 +168,6 @@ def between(one: Record, other: Record, *, back: bool = False) -> bool:
     return router(one.source) == source and router(one.destination) == destination
 
 
-def short(message: Optional[Message]) -> str:  # noqa: UP007  # read at run time by nobody
+def short(message: Message | None) -> str:
     """A message's short name."""
     return message.short_name if message is not None else "no message"
