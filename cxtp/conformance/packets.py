@@ -75,16 +75,16 @@ class Direction:
             if before[0] != digest and len(self.reused) < FINDINGS_KEPT:
                 self.reused.append((before[1], packet.index, number))
             return  # the same octets twice: a capture that saw a packet twice
-        if self.used and number < min(self.highest - REMEMBERED_NUMBERS, next(iter(self.used))):
-            if self.highest - number < 1 << 31 and len(self.reused) < FINDINGS_KEPT:
-                self.reused.append((self.last, packet.index, number))
+        went_back = bool(self.used) and number < min(self.highest - REMEMBERED_NUMBERS, next(iter(self.used)))
+        if went_back and self.highest - number < 1 << 31 and len(self.reused) < FINDINGS_KEPT:
+            self.reused.append((self.last, packet.index, number))
         self.used[number] = (digest, packet.index)
         if len(self.used) > REMEMBERED_NUMBERS:
             self.used.popitem(last=False)
         self.highest = max(self.highest, number)
-        if packet.link_source and (not self.owners or self.owners[-1][1] != packet.link_source):
-            if len(self.owners) < FINDINGS_KEPT:
-                self.owners.append((packet.index, packet.link_source))
+        another = not self.owners or self.owners[-1][1] != packet.link_source
+        if packet.link_source and another and len(self.owners) < FINDINGS_KEPT:
+            self.owners.append((packet.index, packet.link_source))
 
 
 @dataclass

@@ -56,9 +56,9 @@ def one_transfer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
         message = other.message
         if isinstance(message, ContextTransferData) and message.blocks and other.source[0] == item.source[0]:
             open_with = other
-        elif open_with is not None and isinstance(message, (ContextTransferDataReply, ContextTransferCancel)):
-            if between(other, open_with, back=True):
-                open_with = None
+        elif isinstance(message, (ContextTransferDataReply, ContextTransferCancel)):
+            ended = open_with is not None and between(other, open_with, back=True)
+            open_with = None if ended else open_with
     if open_with is None or item.time - open_with.time > case.timers.max_transfer_time:
         yield HOLDS
         return
@@ -162,9 +162,8 @@ def reply(story: Story, case: Case) -> Iterator[Outcome]:
         if isinstance(message, ContextTransferData) and message.acknowledge and _judged(item, case):
             waiting.setdefault((item.source[0], item.destination[0]), item)
         if isinstance(message, (ContextTransferDataReply, ContextTransferCancel)):
-            if waiting.pop((item.destination[0], item.source[0]), None) and isinstance(
-                message, ContextTransferDataReply
-            ):
+            answered = waiting.pop((item.destination[0], item.source[0]), None)
+            if answered is not None and isinstance(message, ContextTransferDataReply):
                 yield HOLDS
     for item in waiting.values():
         yield _unanswered(item, case.timers.max_handover_time, case, "a CTDR")

@@ -114,9 +114,8 @@ def stops_when_answered(item: Record, story: Story, case: Case) -> Iterator[Outc
     for other in story.records:
         if between(other, item) and other.message == item.message:
             first = first or other
-        elif first is not None and isinstance(other.message, ContextTransferActivateAcknowledge):
-            if between(other, item, back=True):
-                answer = answer or other
+        elif isinstance(other.message, ContextTransferActivateAcknowledge) and between(other, item, back=True):
+            answer = answer or (other if first is not None else None)
     if first is None:
         return
     crossed = answer is None or item.time - answer.time <= CROSSING_SECONDS

@@ -1,0 +1,130 @@
+"""``cxtp conform``: does a trace, or a live peer, follow RFC 4067?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..adapters.context_file import is_sealed, read_context_file
+from ..conformance.judge import judge_capture
+from ..conformance.records import Record
+from ..conformance.reports import html_report, json_report, junit_report, text_report
+from ..conformance.story import Case
+from ..conformance.verdicts import Group, Level, Report
+from ..constants import PORT
+from ..errors import ConfigurationError
+from ..private_files import read_private
+from .output import Progress, print_json
+from .sealing import add_sealing, sealing
+
+_KEY_FILE_OCTETS = 65_536
+_PROGRESS_EVERY = 1000
+RECORDS_DRAWN = 2000
+"""Messages that an HTML report draws and decodes (ours: what a browser still shows quickly)."""
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command."""
+    command = subparsers.add_parser(
+        "conform",
+        help="judge a trace, or a live peer, by RFC 4067",
+        description="Judge every CXTP message of a pcap or pcapng, or play the other roles against a live peer. "
+        "Exits 1 where a MUST failed.",
+    )
+    command.add_argument("trace", type=Path, nargs="?", metavar="TRACE", help="pcap or pcapng")
+    command.add_argument("--context", type=Path, action="append", default=[], metavar="FILE", help="a context file")
+    command.add_argument(
+        "--psk-file",
+        type=Path,
+        metavar="FILE",
+        help="keys that mobile nodes share with their previous routers, one a line, in hexadecimal (mode 0600)",
+    )
+    command.add_argument("--format", choices=("text", "json", "junit", "html"), default="text")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the report there")
+    command.add_argument(
+        "--only", choices=[g.value for g in Group], action="append", default=[], help="this group; repeatable"
+    )
+    command.add_argument("--level", choices=("must", "should", "may"), default="may", help="rules that bind so much")
+    command.add_argument("--on-the-wire", action="store_true", help="contexts in the clear were so between the hosts")
+    command.add_argument("--all", action="store_true", help="text: name rules that passed as well")
+    command.add_argument("--port", type=int, default=PORT, help="CXTP's port (default %(default)s)")
+    add_sealing(command, writing=False)
+    command.set_defaults(run=run)
+
+
+def case_of(arguments: argparse.Namespace) -> Case:
+    """What the options give the judge."""
+    keys: list[bytes] = []
+    if arguments.psk_file is not None:
+        for number, line in enumerate(read_private(arguments.psk_file, limit=_KEY_FILE_OCTETS).splitlines(), 1):
+            if line.strip():
+                try:
+                    keys.append(bytes.fromhex(line.decode("ascii").strip()))
+                except ValueError:
+                    raise ConfigurationError(f"{arguments.psk_file}, line {number}: no hexadecimal key") from None
+    contexts = [
+        context
+        for path in arguments.context
+        for session in read_context_file(path, sealing(arguments, ask=is_sealed(path)))
+        for context in session.contexts
+    ]
+    return Case(keys=keys, contexts=contexts, on_the_wire=arguments.on_the_wire)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge, and print."""
+    if arguments.trace is None:
+        raise ConfigurationError("give a TRACE to judge")
+    records: list[Record] = []
+    progress = Progress()
+
+    def seen(number: int) -> None:
+        if not number % _PROGRESS_EVERY:
+            progress.say(f"{number} packets")
+
+    def watch(item: Record) -> None:
+        if len(records) < RECORDS_DRAWN:
+            records.append(item)
+
+    try:
+        report = judge_capture(
+            arguments.trace,
+            case_of(arguments),
+            groups=[Group(name) for name in arguments.only],
+            level=Level[arguments.level.upper()],
+            port=arguments.port,
+            progress=seen,
+            watch=watch if arguments.format == "html" else None,
+        )
+    finally:
+        progress.done()
+    show(report, arguments, records)
+    return 1 if report.failed(Level.MUST) else 0
+
+
+def show(report: Report, arguments: argparse.Namespace, records: list[Record]) -> None:
+    """Print the report, or write it where ``--output`` says."""
+    if arguments.format == "json" and arguments.output is None:
+        print_json(json_report(report))
+        return
+    text = _rendered(report, arguments, records)
+    if arguments.output is None:
+        print(text)
+        return
+    try:
+        arguments.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{arguments.output} can't be written: {error.strerror}") from error
+
+
+def _rendered(report: Report, arguments: argparse.Namespace, records: list[Record]) -> str:
+    import json
+
+    if arguments.format == "json":
+        return json.dumps(json_report(report), indent=2)
+    if arguments.format == "junit":
+        return junit_report(report)
+    if arguments.format == "html":
+        return html_report(report, records)
+    return text_report(report, everything=arguments.all)
