@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from ..adapters.context_file import is_sealed, read_context_file
 from ..conformance.judge import judge_capture
+from ..conformance.keys import read_keys
 from ..conformance.records import Record
 from ..conformance.reports import html_report, json_report, junit_report, text_report
 from ..conformance.story import Case
 from ..conformance.verdicts import Group, Level, Report
 from ..constants import PORT
 from ..errors import ConfigurationError
-from ..private_files import read_private
 from .output import Progress, print_json
 from .sealing import add_sealing, sealing
 
-_KEY_FILE_OCTETS = 65_536
 _PROGRESS_EVERY = 1000
 RECORDS_DRAWN = 2000
 """Messages that an HTML report draws and decodes (ours: what a browser still shows quickly)."""
@@ -55,14 +55,7 @@ def add(subparsers: Any) -> None:
 
 def case_of(arguments: argparse.Namespace) -> Case:
     """What the options give the judge."""
-    keys: list[bytes] = []
-    if arguments.psk_file is not None:
-        for number, line in enumerate(read_private(arguments.psk_file, limit=_KEY_FILE_OCTETS).splitlines(), 1):
-            if line.strip():
-                try:
-                    keys.append(bytes.fromhex(line.decode("ascii").strip()))
-                except ValueError:
-                    raise ConfigurationError(f"{arguments.psk_file}, line {number}: no hexadecimal key") from None
+    keys = [] if arguments.psk_file is None else read_keys(arguments.psk_file)
     contexts = [
         context
         for path in arguments.context
@@ -119,8 +112,6 @@ def show(report: Report, arguments: argparse.Namespace, records: list[Record]) -
 
 
 def _rendered(report: Report, arguments: argparse.Namespace, records: list[Record]) -> str:
-    import json
-
     if arguments.format == "json":
         return json.dumps(json_report(report), indent=2)
     if arguments.format == "junit":

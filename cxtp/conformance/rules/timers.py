@@ -131,7 +131,7 @@ def sequence_reuse(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
         return
     used = case.remember("3.2-sequence-reuse", Bounded)
     key = (item.source[0], message.sequence_number)
-    identity = (message.mn_previous_address, message.authorization_token, message.requested)
+    identity = (message.mn_previous_address, message.requested)  # the token follows from them
     before = used.get(key)
     used[key] = (identity, item)
     if before is not None and before[0] != identity:
