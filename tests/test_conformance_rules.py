@@ -206,7 +206,7 @@ def block(index: int, **changes: object) -> Change:
 
 @dataclass(frozen=True)
 class Pair:
-    """``base``: rules that the good trace breaks, being about a fault; ``also``: what the change breaks of necessity."""
+    """``base``: rules that the good trace breaks, being about a fault; ``also``: what the change breaks as well."""
 
     good: Trace
     change: Change
@@ -294,7 +294,9 @@ PAIRS: dict[str, Pair] = {
     "3.2-sequence-reuse": Pair(TWICE, plus(say(3, M, B, ctar(A, 5, MN2)))),
     "3.2-sequence-random": Pair(THREE, message(2, sequence_number=1391)),
     "2.5.3-elapsed": Pair(REPEATED, message(4, elapsed_time=400), also=()),
-    "4-transfer-time": Pair(REPEATED, at(5, lambda s: replace(s, time=100.63, what=ctd(elapsed_time=500)))),
+    "4-transfer-time": Pair(
+        to(6, time=100.7)(REPEATED), at(5, lambda s: replace(s, time=100.63, what=ctd(elapsed_time=500)))
+    ),
     "6.3-request-rate": Pair(MANY, plus(*(say(0.3 + n / 100, B, M, ctaa(mn=mn)) for n, mn in enumerate(MNS[12:])))),
     "2.5.1-token": Pair(ACTIVATIONS, lambda trace: replace(trace, keys=(b"another key",))),
     "2.5.6-token": Pair(REQUESTED, message(0, **WRONG)),

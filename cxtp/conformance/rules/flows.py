@@ -304,12 +304,21 @@ def duplicate(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
         yield HOLDS
 
 
+def _under_way(item: Record, cancel: Record, story: Story) -> bool:
+    """Whether data was sent before the CTC already: it is repeated until its fate is known (docs/decisions.md, 22)."""
+    return any(
+        between(other, item) and message.blocks == getattr(item.message, "blocks", ())
+        for other, message in story.of(ContextTransferData)
+        if other.time <= cancel.time
+    )
+
+
 @RULES.rule(
     "2.5.5-cancel",
     "2.5.5",
     MUST,
     "pAR",
-    "a CTC ends the transfer: no data is sent for it any more",
+    "a CTC ends the transfer: no data that was not under way is sent for it",
     rows=("2.5.5-b",),
     moment=Moment.STORY,
 )
@@ -337,7 +346,8 @@ def cancelled(story: Story, case: Case) -> Iterator[Outcome]:
             cancel = None
         elif cancel is not None and isinstance(message, ContextTransferData) and message.blocks:
             crossed = item.time - cancel.time <= CROSSING_SECONDS
-            if between(cancel, item, back=True) and not crossed and item.time - cancel.time <= _CANCELLED_SECONDS:
+            ours = between(cancel, item, back=True) and item.time - cancel.time <= _CANCELLED_SECONDS
+            if ours and not crossed and not _under_way(item, cancel, story):
                 late = late or item
     yield from outcome()
 
@@ -396,7 +406,9 @@ def malformed_ignored(story: Story, case: Case) -> Iterator[Outcome]:
             if _judged(item, case):
                 bad[ends] = item
             continue
-        bad.pop(ends, None)  # a good one came as well: what follows is its answer
+        earlier = bad.pop(ends, None)  # a good one came as well: what follows is its answer
+        if earlier is not None and item.time - earlier.time > CROSSING_SECONDS:
+            yield HOLDS
         before = bad.get((ends[1], ends[0]))
         if before is not None:
             data = isinstance(message, ContextTransferData) and bool(message.blocks)

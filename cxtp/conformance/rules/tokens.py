@@ -141,14 +141,17 @@ def validated_before_activation(story: Story, case: Case) -> Iterator[Outcome]:
             if item.source[0] == ctar.destination[0] and item.time >= sent[0].time and not right:
                 yield Fault((ctar.number, item.number), "nothing for a wrong token", "a CT-Req that asks with it")
         elif message is not None and message.short_name == "CTAA" and not item.ours:
-            for ctar, right in tokens.values():
-                if not between(item, ctar, back=True):
-                    continue
-                refused = any(s.status for s in getattr(message, "statuses", ()))
-                if right or refused:
-                    yield HOLDS
-                else:
-                    yield Fault((ctar.number, item.number), "a refusal of a wrong token", "a CTAA without a failure")
+            asked = {n: t for n, t in tokens.items() if between(item, t[0], back=True)}
+            if not asked:
+                continue
+            refused = any(s.status for s in getattr(message, "statuses", ()))
+            if refused or any(right for _, right in asked.values()):
+                yield HOLDS
+            else:
+                ctar = next(iter(asked.values()))[0]
+                yield Fault((ctar.number, item.number), "a refusal of a wrong token", "a CTAA without a failure")
+            for number in asked:  # what comes later answers others
+                del tokens[number]
 
 
 @RULES.rule(
@@ -172,13 +175,19 @@ def key_reuse(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     elif before.mn != item.mn:
         yield Fault((before.number, item.number), "a key of its own", f"the key of {before.mn}")
     else:
+        proved = any(_is_right(m, [message.key]) for _, m in story.of(ContextTransferActivateRequest))
         confirmed = [
             r
             for r, m in story.of(ContextTransferDataReply)
-            if m.success and item.time - r.time > case.timers.max_transfer_time and between(r, item, back=True)
+            if proved
+            and m.success
+            and item.time - r.time > case.timers.max_transfer_time
+            and between(r, item, back=True)
         ]
         if confirmed:
-            yield expect(False, item, "a new key, since the transfer was confirmed", "the same", before, confirmed[0])
+            yield expect(
+                False, item, "a new key, since a transfer proved with it is done", "the same", before, confirmed[0]
+            )
 
 
 @RULES.rule(
