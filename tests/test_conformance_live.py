@@ -17,6 +17,7 @@ from cxtp.conformance import live
 from cxtp.conformance.live import LiveConfig, Probe, Prober
 from cxtp.conformance.verdicts import Report, Verdict
 from cxtp.dissect import Transport
+from cxtp.doubts import Doubts
 from cxtp.mobile import MobileNodeClient
 from cxtp.node import Node
 from cxtp.store.records import SessionState
@@ -34,7 +35,7 @@ def told(report: Report) -> str:
 
 def patient(node: Node) -> None:
     """What was not confirmed is asked after again later than a probe takes."""
-    node.config = replace(node.config, resend_interval=30.0)
+    node._doubts = Doubts(30.0, 60.0, node._ask_again)
 
 
 async def probe(
@@ -124,7 +125,11 @@ BROKEN: dict[str, tuple[str, Mangle, tuple[str, ...]]] = {
         lambda o: bytes((o[0], o[1] & 0xBF)) + o[2:10] + b"\0" + o[11:] if o[0] & 31 == 5 else o,
         ("2.5.4-failure",),
     ),
-    "no receipt": ("new-router", lambda o: o[:2] + b"\0\x08" + o[4:8] if o[0] & 31 == 5 else o, ("formats-receipt",)),
+    "no receipt": (
+        "new-router",
+        lambda o: o[:2] + (len(o) - 16).to_bytes(2, "big") + o[4:-16] if o[0] & 31 == 5 else o,
+        ("formats-receipt",),
+    ),
     "a key of none": (
         "previous-router",
         lambda o: o[:13] + b"\2" + o[14:] if o[0] & 31 == 4 else o,

@@ -132,9 +132,10 @@ def validated_before_activation(story: Story, case: Case) -> Iterator[Outcome]:
     if not keys or not sent:
         return
     tokens: dict[int, tuple[Record, bool]] = {}
+    targets = {r.destination[0] for r in sent}
     for item in story.records:
         message = item.message
-        if isinstance(message, ContextTransferActivateRequest) and item.destination[0] == sent[0].destination[0]:
+        if isinstance(message, ContextTransferActivateRequest) and item.destination[0] in targets:
             tokens[message.sequence_number] = (item, _is_right(message, keys))
         elif isinstance(message, ContextTransferRequest) and message.sequence_number in tokens and not item.ours:
             ctar, right = tokens[message.sequence_number]
@@ -176,18 +177,12 @@ def key_reuse(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
         yield Fault((before.number, item.number), "a key of its own", f"the key of {before.mn}")
     else:
         proved = any(_is_right(m, [message.key]) for _, m in story.of(ContextTransferActivateRequest))
-        confirmed = [
-            r
-            for r, m in story.of(ContextTransferDataReply)
-            if proved
-            and m.success
-            and item.time - r.time > case.timers.max_transfer_time
-            and between(r, item, back=True)
-        ]
+        long_ago = item.time - case.timers.max_transfer_time
+        replies = [(r, m) for r, m in story.of(ContextTransferDataReply) if m.success and between(r, item, back=True)]
+        confirmed = [r for r, _ in replies if proved and r.time < long_ago]
         if confirmed:
-            yield expect(
-                False, item, "a new key, since a transfer proved with it is done", "the same", before, confirmed[0]
-            )
+            expected = "a new key, since a transfer proved with it is done"
+            yield expect(False, item, expected, "the same", before, confirmed[0])
 
 
 @RULES.rule(
