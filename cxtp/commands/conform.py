@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from ..adapters.context_file import is_sealed, read_context_file
 from ..conformance.judge import judge_capture
 from ..conformance.keys import read_keys
+from ..conformance.live import ROLES, LiveConfig, Prober
 from ..conformance.records import Record
 from ..conformance.reports import html_report, json_report, junit_report, text_report
 from ..conformance.story import Case
 from ..conformance.verdicts import Group, Level, Report
 from ..constants import PORT
+from ..dissect import Transport
 from ..errors import ConfigurationError
+from ..messages import IPAddress
+from ..pki import node_paths
+from ..transports.endpoint import Endpoint, Peer, Receiver, Router, parse_socket_address
+from ..transports.icmp import IcmpEndpoint
+from ..transports.sctp import SctpEndpoint
+from ..transports.tls import TlsEndpoint
+from ..transports.udp import UdpEndpoint
 from .output import Progress, print_json
 from .sealing import add_sealing, sealing
 
@@ -49,6 +60,16 @@ def add(subparsers: Any) -> None:
     command.add_argument("--on-the-wire", action="store_true", help="contexts in the clear were so between the hosts")
     command.add_argument("--all", action="store_true", help="text: name rules that passed as well")
     command.add_argument("--port", type=int, default=PORT, help="CXTP's port (default %(default)s)")
+    live = command.add_argument_group("a live peer, in place of TRACE")
+    live.add_argument("--live", metavar="[NAME=]ADDRESS[:PORT]", help="the peer that is provoked")
+    live.add_argument("--role", choices=ROLES, help="what the peer is")
+    live.add_argument("--listen", metavar="ADDRESS[:PORT]", help="our address, a router's for the peer")
+    live.add_argument("--transport", choices=("udp", "sctp", "tls", "icmp"), default="udp", help="default %(default)s")
+    live.add_argument("--mn", metavar="ADDRESS", help="the mobile node; a previous router must have its session")
+    live.add_argument("--pki", type=Path, help="TLS: the directory that 'cxtp pki' made")
+    live.add_argument("--name", help="TLS: the name in our certificate")
+    live.add_argument("--patience", type=float, default=60.0, help="seconds to wait for a mobile node's CTAR")
+    live.add_argument("--allow-cleartext-keys-on-the-network", action="store_true", help="UDP off loopback: in a lab")
     add_sealing(command, writing=False)
     command.set_defaults(run=run)
 
@@ -67,8 +88,10 @@ def case_of(arguments: argparse.Namespace) -> Case:
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge, and print."""
-    if arguments.trace is None:
-        raise ConfigurationError("give a TRACE to judge")
+    if (arguments.trace is None) == (arguments.live is None):
+        raise ConfigurationError("give a TRACE to judge, or --live and a peer")
+    if arguments.live is not None:
+        return run_live(arguments)
     records: list[Record] = []
     progress = Progress()
 
@@ -94,6 +117,51 @@ def run(arguments: argparse.Namespace) -> int:
         progress.done()
     show(report, arguments, records)
     return 1 if report.failed(Level.MUST) else 0
+
+
+def run_live(arguments: argparse.Namespace) -> int:
+    """Provoke, judge, and print."""
+    if not (arguments.role and arguments.listen and arguments.mn):
+        raise ConfigurationError("--live needs --role, --listen and --mn")
+    name, _, rest = arguments.live.rpartition("=")
+    address, port = parse_socket_address(rest, 0 if arguments.role == "mobile-node" else arguments.port)
+    own = parse_socket_address(arguments.listen, arguments.port)
+    keys = [] if arguments.psk_file is None else read_keys(arguments.psk_file)
+    transports = {"udp": Transport.UDP, "sctp": Transport.SCTP, "tls": Transport.TCP, "icmp": Transport.ICMP}
+    router = Router(name or "peer", address, port or PORT)
+    try:
+        mn = ip_address(arguments.mn)
+    except ValueError:
+        raise ConfigurationError(f"{arguments.mn!r} is no IP address") from None
+    config = LiveConfig(
+        arguments.role,
+        Peer(address, port, router.name, arguments.transport in ("sctp", "tls"), is_router=port != 0),
+        own,
+        transports[arguments.transport],
+        mn,
+        keys[0] if keys else b"",
+        patience=arguments.patience,
+    )
+    prober = Prober(config, lambda receiver: _endpoint(arguments, own, router, receiver))
+    asyncio.run(prober.run())
+    report = prober.report([Group(group) for group in arguments.only], Level[arguments.level.upper()])
+    show(report, arguments, prober.records)
+    return 1 if report.failed(Level.MUST) else 0
+
+
+def _endpoint(
+    arguments: argparse.Namespace, own: tuple[IPAddress, int], router: Router, receiver: Receiver
+) -> Endpoint:
+    if arguments.transport == "icmp":
+        return IcmpEndpoint(own[0], receiver)
+    if arguments.transport == "sctp":
+        return SctpEndpoint(own, [router], receiver)
+    if arguments.transport == "udp":
+        allowed = arguments.allow_cleartext_keys_on_the_network
+        return UdpEndpoint(own, [router], receiver, allow_cleartext_keys_on_the_network=allowed)
+    if arguments.pki is None or arguments.name is None:
+        raise ConfigurationError("TLS needs certificates: give --pki and --name")
+    return TlsEndpoint(own, [router], node_paths(arguments.pki, arguments.name), receiver)
 
 
 def show(report: Report, arguments: argparse.Namespace, records: list[Record]) -> None:

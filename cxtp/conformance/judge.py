@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from contexts.base import decode
-
 from ..adapters.capture import IpPacket, ip_packets
 from ..constants import PORT
 from ..errors import RemoteError
 from ..messages import ContextTransferData
+from .contents import decoded
 from .packets import MAXIMUM_CONTEXTS, Moved, PacketFacts, esp_octets
 from .records import Record, RecordReader
 from .rules import ALL_RULES
-from .rules.formats import contexts_of, manifest_of
+from .rules.formats import manifest_of
 from .story import MAXIMUM_REMEMBERED, Case, Stories, Story
 from .verdicts import Group, Level, Moment, Outcome, Report, Result, Rule, selected
 
@@ -89,12 +88,12 @@ class Judge:
 
     def _keep_contexts(self, item: Record) -> None:
         manifest = manifest_of(item, self.case)
-        for encoded in contexts_of(item, self.case):
-            try:
-                context = decode(encoded, self.case.context_types)
-            except RemoteError:
-                continue  # rules of formats say why
-            if getattr(context, "keying", None) is not None and len(self.moved) < MAXIMUM_CONTEXTS:
+        for _, context in decoded(item, self.case):
+            if (
+                getattr(context, "keying", None) is not None
+                and len(self.moved) < MAXIMUM_CONTEXTS
+                and not isinstance(context, RemoteError)
+            ):
                 self.moved.append(Moved(item.number, item.time, context, manifest.generation if manifest else None))
 
 

@@ -85,8 +85,9 @@ class Case:
 
     def remember(self, rule_id: str, make: Callable[[], _T]) -> _T:
         """What a rule keeps between stories."""
-        found: _T = self._memory.setdefault(rule_id, None) or make()
-        self._memory[rule_id] = found
+        if rule_id not in self._memory:
+            self._memory[rule_id] = make()
+        found: _T = self._memory[rule_id]
         return found
 
 

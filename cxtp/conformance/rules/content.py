@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from contexts.base import decode
 from contexts.ikev2 import IkeSaContext
 from contexts.key_cases import with_key_case
 from contexts.keys import derive_ike_keys, key_case
 from contexts.values import IkeKeys
 
 from ...errors import CxtpError, MissingParameter, RemoteError
+from ..contents import decoded
 from ..packets import PacketFacts
 from ..records import Record
 from ..story import Case, Story
 from ..verdicts import HOLDS, Fault, Group, Moment, Outcome
-from .formats import contexts_of
 from .table import MUST, Table
 
 RULES = Table(Group.CONTENT)
@@ -29,15 +28,11 @@ RULES = Table(Group.CONTENT)
     "a context has all its mandatory (M) parameters",
 )
 def mandatory(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    for context in contexts_of(item, case):
+    for context, what in decoded(item, case):
         if context.feature_profile_type in (case.context_types.ike_sa, case.context_types.ipsec_sa):
-            try:
-                decode(context, case.context_types)
-            except MissingParameter as error:
-                yield Fault((item.number,), "all M parameters", str(error))
-            except RemoteError:
-                continue  # a rule of formats says why
-            else:
+            if isinstance(what, MissingParameter):
+                yield Fault((item.number,), "all M parameters", str(what))
+            elif not isinstance(what, RemoteError):  # else a rule of formats says why
                 yield HOLDS
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from contexts.base import GenericContext, decode, encode
-from contexts.multicast_listener import MulticastListenerContext
+from contexts.base import Context, encode
 
 from ...constants import FeatureProfileType, StatusCode
 from ...continuation import from_blocks
 from ...errors import MalformedContext, MissingParameter, RemoteError, UnsupportedAlgorithm
 from ...manifest import TransferManifest, digest_of, split_receipt
 from ...messages import ContextTransferData, ContextTransferDataReply, EncodedContext
+from ..contents import contexts_of, decoded
 from ..records import Record
 from ..story import Case, Story, between
 from ..verdicts import HOLDS, Fault, Group, Moment, Outcome
@@ -20,21 +20,11 @@ from .table import MUST, SHOULD, Table, expect
 RULES = Table(Group.FORMATS)
 
 
-def contexts_of(item: Record, case: Case) -> tuple[EncodedContext, ...]:
-    """The contexts of a CTD or PCTD, manifest and all; none where its blocks are wrong."""
-    if not isinstance(item.message, ContextTransferData):
-        return ()
-    try:
-        return from_blocks(item.message.blocks, case.context_types)
-    except RemoteError:
-        return ()
-
-
-def _ours(item: Record, case: Case) -> Iterator[EncodedContext]:
+def _ours(item: Record, case: Case) -> Iterator[tuple[EncodedContext, Context | RemoteError]]:
     types = case.context_types
-    for context in contexts_of(item, case):
+    for context, what in decoded(item, case):
         if context.feature_profile_type in (types.ike_sa, types.ipsec_sa):
-            yield context
+            yield context, what
 
 
 def manifest_of(item: Record, case: Case) -> TransferManifest | None:
@@ -69,14 +59,6 @@ def continuation(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
             yield HOLDS
 
 
-def _frame_error(context: EncodedContext, case: Case) -> RemoteError | None:
-    try:
-        decode(context, case.context_types)
-    except RemoteError as error:
-        return error
-    return None
-
-
 @RULES.rule(
     "formats-version",
     "docs/context-formats.md, 2.1",
@@ -86,7 +68,7 @@ def _frame_error(context: EncodedContext, case: Case) -> RemoteError | None:
     rows=("2.3-b",),
 )
 def format_version(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    for context in _ours(item, case):
+    for context, _ in _ours(item, case):
         if context.data:
             yield expect(context.data[0] == 1, item, "Format Version 1", f"{context.data[0]}")
 
@@ -100,8 +82,8 @@ def format_version(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("2.3-b",),
 )
 def parameters(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    for context in _ours(item, case):
-        error = _frame_error(context, case)
+    for context, what in _ours(item, case):
+        error = what if isinstance(what, RemoteError) else None
         other = isinstance(error, (MissingParameter, UnsupportedAlgorithm)) or "presence vector" in str(error)
         padding = isinstance(error, MalformedContext) and "padding" in f"{error.parameter} {error.reason}"
         if error is None:
@@ -118,11 +100,10 @@ def parameters(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     "a context is sent in its canonical form: reserved bits 0, parameters in order",
 )
 def canonical(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    for context in _ours(item, case):
-        try:
-            again = encode(decode(context, case.context_types), case.context_types)
-        except (RemoteError, ValueError):
+    for context, what in _ours(item, case):
+        if isinstance(what, RemoteError):
             continue
+        again = encode(what, case.context_types)
         told = int.from_bytes(context.data[4:8], "big")
         differing = [i for i, (a, b) in enumerate(zip(again.data, context.data[:told], strict=False)) if a != b]
         good = again.data == context.data[:told]
@@ -248,14 +229,10 @@ def own_types(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("B-a", "B-b"),
 )
 def listener(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    for context in contexts_of(item, case):
+    for context, what in decoded(item, case):
         if context.feature_profile_type != FeatureProfileType.IPV6_MULTICAST_LISTENER:
             continue
-        try:
-            decoded = decode(context, case.context_types)
-        except RemoteError as error:
-            if not any(context.data[24:]) or len(context.data) < 24:
-                yield Fault((item.number,), "24 octets, the last 16 a multicast address", str(error))
-            continue
-        if isinstance(decoded, MulticastListenerContext) or not isinstance(decoded, GenericContext):
+        if not isinstance(what, RemoteError):
             yield HOLDS
+        elif not any(context.data[24:]) or len(context.data) < 24:
+            yield Fault((item.number,), "24 octets, the last 16 a multicast address", str(what))

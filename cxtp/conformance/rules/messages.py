@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from contexts.base import GenericContext, decode
+from contexts.base import GenericContext
 
 from ...constants import (
     NULL_TOKEN,
@@ -15,7 +15,6 @@ from ...constants import (
     StatusCode,
     TokenAlgorithm,
 )
-from ...continuation import from_blocks
 from ...errors import MalformedMessage, RemoteError
 from ...messages import (
     MESSAGE_CLASSES,
@@ -27,6 +26,7 @@ from ...messages import (
     ContextTransferRequest,
     PredictiveContextTransferData,
 )
+from ..contents import contexts_of, decoded
 from ..records import Record
 from ..story import Case, Story
 from ..verdicts import HOLDS, Fault, Group, Outcome
@@ -217,11 +217,7 @@ def _framed(item: Record, case: Case) -> Iterator[tuple[bytes, int]]:
     """Contexts that tell their own length: their octets, and how many they say to have."""
     if not isinstance(item.message, ContextTransferData):
         return
-    try:
-        contexts = from_blocks(item.message.blocks, case.context_types)
-    except RemoteError:
-        return
-    for context in contexts:
+    for context in contexts_of(item, case):
         if context.feature_profile_type in (case.context_types.ike_sa, case.context_types.ipsec_sa):
             told = int.from_bytes(context.data[4:8], "big")
             if len(context.data) >= _FRAME_OCTETS and _FRAME_OCTETS <= told <= len(context.data):
@@ -249,18 +245,11 @@ def padding(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
 def presence(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     if not isinstance(item.message, ContextTransferData):
         return
-    try:
-        contexts = from_blocks(item.message.blocks, case.context_types)
-    except RemoteError:
-        return
-    for context in contexts:
-        try:
-            decoded = decode(context, case.context_types)
-        except RemoteError as error:
-            if "presence vector" in str(error):
-                yield Fault((item.number,), "a presence vector that names the fields that are there", str(error))
-            continue
-        if not isinstance(decoded, GenericContext) and context.presence_vector is not None:
+    for context, what in decoded(item, case):
+        if isinstance(what, RemoteError):
+            if "presence vector" in str(what):
+                yield Fault((item.number,), "a presence vector that names the fields that are there", str(what))
+        elif not isinstance(what, GenericContext) and context.presence_vector is not None:
             yield HOLDS
 
 
