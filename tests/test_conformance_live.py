@@ -20,6 +20,7 @@ from cxtp.dissect import Transport
 from cxtp.doubts import Doubts
 from cxtp.mobile import MobileNodeClient
 from cxtp.node import Node
+from cxtp.roles.schedule import Backoff
 from cxtp.store.records import SessionState
 from cxtp.transports.endpoint import Endpoint, Peer, Receiver
 from cxtp.transports.udp import UdpEndpoint
@@ -72,7 +73,8 @@ async def probe(
 
 @pytest.mark.parametrize("transport", ["udp", "tls"])
 def test_a_new_router(tmp_path: Path, transport: str) -> None:
-    report = asyncio.run(probe(tmp_path, "new-router", transport))
+    chosen = None if transport == "udp" else live.PROBES["new-router"][:1] + live.PROBES["new-router"][3:7]
+    report = asyncio.run(probe(tmp_path, "new-router", transport, probes=chosen))
     assert not report.failed(), told(report)
     for rule in ("2.5.4-reply", "2.5-malformed", "6.3-activated", "2.3-unknown-type", "formats-receipt"):
         assert report.of(rule).verdict is Verdict.PASS, rule
@@ -80,7 +82,8 @@ def test_a_new_router(tmp_path: Path, transport: str) -> None:
 
 @pytest.mark.parametrize("transport", ["udp", "tls"])
 def test_a_previous_router(tmp_path: Path, transport: str) -> None:
-    report = asyncio.run(probe(tmp_path, "previous-router", transport))
+    chosen = None if transport == "udp" else live.PROBES["previous-router"][3:7]
+    report = asyncio.run(probe(tmp_path, "previous-router", transport, probes=chosen))
     assert not report.failed(), told(report)
     for rule in ("2.5-malformed", "6.3-validated", "2.5.5-cancel", "formats-manifest-digest", "content-mandatory"):
         assert report.of(rule).verdict is Verdict.PASS, rule
@@ -126,6 +129,12 @@ def without_receipt(octets: bytes) -> bytes:
     return octets[:2] + (len(octets) - 16).to_bytes(2, "big") + octets[4:-16]
 
 
+def another_digest(octets: bytes) -> bytes:
+    """One bit of the manifest's digest turned."""
+    at = octets.find(b"\xff\x03\x06\x00")
+    return octets if at < 0 else octets[: at + 28] + bytes((octets[at + 28] ^ 1,)) + octets[at + 29 :]
+
+
 BROKEN: dict[str, tuple[str, Mangle, tuple[str, ...]]] = {
     "reserved bits": ("new-router", lambda o: o[:1] + bytes((o[1] | 1,)) + o[2:], ("2.5-reserved",)),
     "version 2": ("previous-router", lambda o: bytes((o[0] & 31 | 64,)) + o[1:], ("2.2-version",)),
@@ -139,6 +148,9 @@ BROKEN: dict[str, tuple[str, Mangle, tuple[str, ...]]] = {
         lambda o: o[:2] + (len(o) - 16).to_bytes(2, "big") + o[4:-16] if o[0] & 31 == 5 else o,
         ("formats-receipt",),
     ),
+    "a type that is none": ("previous-router", lambda o: bytes((o[0] | 31,)) + o[1:], ("2.5-type",)),
+    "a wrong Length": ("previous-router", lambda o: o[:3] + bytes((o[3] ^ 1,)) + o[4:], ("2.5-length",)),
+    "a wrong digest": ("previous-router", another_digest, ("formats-manifest-digest",)),
     "a key of none": (
         "previous-router",
         lambda o: o[:13] + b"\2" + o[14:] if o[0] & 31 == 4 else o,
@@ -147,9 +159,9 @@ BROKEN: dict[str, tuple[str, Mangle, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_node_with_one_deviation_fails_that_rule(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    role, mangle, expected = BROKEN[name]
+def mangled(monkeypatch: pytest.MonkeyPatch, mangle: Mangle) -> None:
+    """Whatever node A sends goes through ``mangle``; what can't be understood is not waited for long."""
+    monkeypatch.setattr(live, "ANSWER_SECONDS", 0.5)
     true_endpoint = Lab.endpoint
 
     def endpoint(self: Lab, of: str, receiver: Receiver) -> Endpoint:
@@ -160,6 +172,67 @@ def test_a_node_with_one_deviation_fails_that_rule(tmp_path: Path, name: str, mo
         return made
 
     monkeypatch.setattr(Lab, "endpoint", endpoint)
+
+
+def same(octets: bytes) -> bytes:
+    return octets
+
+
+def one_wait(self: Backoff, now: float) -> None:
+    self.at = now + self.wait
+
+
+# What is put in the place of a piece of the node's code, and of each message that it sends.
+BEHAVIOUR: dict[str, tuple[str, str, object, Mangle, Probe, str]] = {
+    "tokens unchecked": (
+        "previous-router",
+        "cxtp.roles.previous_router.verify_token",
+        lambda *arguments, **named: None,
+        same,
+        live._forged_request,
+        "6.3-validated",
+    ),
+    "waits that don't grow": (
+        "previous-router",
+        "cxtp.roles.schedule.Backoff.step",
+        one_wait,
+        same,
+        live._silence,
+        "3.1-backoff",
+    ),
+    "no rate limit": (
+        "new-router",
+        "cxtp.roles.memory.RequestRate.admit",
+        lambda *arguments, **named: True,
+        same,
+        live._flood,
+        "6.3-request-rate",
+    ),
+    "Elapsed Time 0": (
+        "previous-router",
+        "",
+        None,
+        lambda o: o[:4] + bytes(4) + o[8:] if o[0] & 31 in (3, 4) else o,
+        live._silence,
+        "2.5.3-elapsed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEHAVIOUR)
+def test_a_node_that_acts_otherwise_fails_that_rule(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    role, place, substitute, mangle, probe_of_it, expected = BEHAVIOUR[name]
+    if substitute is not None:
+        monkeypatch.setattr(place, substitute)
+    mangled(monkeypatch, mangle)
+    report = asyncio.run(probe(tmp_path, role, "udp", probes=(probe_of_it,)))
+    assert {r.rule.id for r in report.failed()} == {expected}, told(report)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_node_with_one_deviation_fails_that_rule(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    role, mangle, expected = BROKEN[name]
+    mangled(monkeypatch, mangle)
     probe_of = {"new-router": live._whole_transfer, "previous-router": live._null_request}
     report = asyncio.run(probe(tmp_path, role, "udp", probes=(probe_of[role],)))
     assert {r.rule.id for r in report.failed()} == set(expected), told(report)

@@ -116,12 +116,10 @@ class Prober:
         self._note(octets, ours=True)
         self._endpoint.send(octets, self.config.peer)
 
-    async def hear(
-        self, *kinds: type[Message], within: float = ANSWER_SECONDS, after: int | None = None
-    ) -> Record | None:
+    async def hear(self, *kinds: type[Message], within: float | None = None, after: int | None = None) -> Record | None:
         """The first message of these kinds behind record ``after`` (None: from now on); None where none comes."""
         position = len(self.records) if after is None else after
-        end = time.monotonic() + within
+        end = time.monotonic() + (ANSWER_SECONDS if within is None else within)
         while True:
             for item in self.records[position:]:
                 if not item.ours and isinstance(item.message, kinds):
@@ -272,6 +270,8 @@ async def _malformed(prober: Prober) -> None:
 async def _forged_activation(prober: Prober) -> None:
     """Contexts ahead, then a CTAR with a wrong token: nothing is activated.  Then the right one, and all back."""
     config = prober.config
+    if config.transport is Transport.SCTP:
+        return  # CTARs are not SCTP's (3.1)
     key = prober._random.getrandbits(128).to_bytes(16, "big")
     plain = prober._data()
     prober.say(PredictiveContextTransferData(key=key, **vars(plain)))
@@ -350,6 +350,8 @@ async def _repeated_request(prober: Prober) -> None:
 
 async def _flood(prober: Prober) -> None:
     """Forty CTARs at once, for addresses that have no session: the rate limit shows."""
+    if prober.config.transport is Transport.SCTP:
+        return  # CTARs are not SCTP's (3.1)
     base = int(prober.config.mn)
     for n in range(40):
         mn = type(prober.config.mn)(base ^ (n + 1))
