@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -95,6 +96,23 @@ def test_level_and_group_select_rules(tmp_path: Path) -> None:
     assert {r.rule.level for r in report.results} == {Level.MUST}
 
 
+WITHOUT_ESP = {"transport-mode"}
+"""Recorded where the capture shows no ESP packet of these SAs."""
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in TRACES.iterdir() if path.is_dir()))
+def test_real_traces(name: str) -> None:
+    """What strongSwan's ha plugin told, in case 1, 2 and 3, opens all that client and gateway sent."""
+    exports = sorted((TRACES / name).glob("ha*.pcap"))
+    contexts = [c for e in exports for s in read_ha_capture(e, keep_deleted=True).sessions() for c in s.contexts]
+    in_cases = [*contexts, *with_key_case(contexts, 2), *with_key_case(contexts, 3)]
+    report = judge_capture(TRACES / name / "outer.pcap", Case(contexts=in_cases), groups=[Group.CONTENT, Group.SAFETY])
+    assert not report.failed(), [(r.rule.id, r.faults[0]) for r in report.failed()]
+    for rule in ("content-keys", "content-key-cases", "content-opens-ike"):
+        assert report.of(rule).verdict is Verdict.PASS, rule
+    assert (report.of("content-opens-esp").verdict is Verdict.PASS) == (name not in WITHOUT_ESP)
+
+
 @pytest.mark.parametrize("name", ["k-takeover-exact", "takeover-resync"])
 def test_real_traces_with_a_hand_over(tmp_path: Path, name: str) -> None:
     """What both gateways' ha plugins told, in case 1, 2 and 3: it opens all that the client and they sent."""
@@ -147,11 +165,30 @@ def test_the_plugin(tmp_path: Path) -> None:
         run = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "cxtp.pytest_plugin", "--rootdir", str(tmp_path),
              "-p", "no:cacheprovider", "--cxtp-trace", str(path), str(tmp_path)],
-            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         )  # fmt: skip
         assert run.returncode == code, run.stdout + run.stderr
         assert failed in run.stdout
         assert "passed" in run.stdout
+
+
+def test_the_plugin_is_an_entry_point() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    assert settings["options.entry_points"]["pytest11"].strip() == "cxtp = cxtp.pytest_plugin"
+    code = "import sys, cxtp.pytest_plugin; print([m for m in sys.modules if m.startswith(('scapy', 'construct'))])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert said.strip() == "[]", "it must cost nothing where no trace is given"
+
+
+def test_live_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    peer = ["conform", "--live", "127.9.9.9", "--role", "mobile-node"]
+    assert main(peer) == 2
+    assert "--listen" in capsys.readouterr().err
+    options = ["--listen", "127.9.9.8:5091", "--mn", "192.0.2.1", "--patience", "0.1"]
+    assert main([*peer, *options]) == 0
+    assert "verdict: not exercised" in capsys.readouterr().out
+    assert main(["conform", "x.pcap", "--live", "127.9.9.9"]) == 2
 
 
 def test_ladders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
