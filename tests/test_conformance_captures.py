@@ -161,11 +161,12 @@ def test_memory_does_not_grow_with_the_capture(tmp_path: Path) -> None:
 
 def test_the_plugin(tmp_path: Path) -> None:
     good, bad = write(tmp_path / "good.pcap", REACTIVE), write(tmp_path / "bad.pcap", REACTIVE, spoil=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for path, code, failed in ((good, 0, ""), (bad, 1, "1 failed")):
         run = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "cxtp.pytest_plugin", "--rootdir", str(tmp_path),
              "-p", "no:cacheprovider", "--cxtp-trace", str(path), str(tmp_path)],
-            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            capture_output=True, text=True, cwd=tmp_path, env=environment,
         )  # fmt: skip
         assert run.returncode == code, run.stdout + run.stderr
         assert failed in run.stdout
