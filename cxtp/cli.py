@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import check_path, context, demo, dissect, gateway, mobile_node, node, pki
+from .commands import check_path, conform, context, demo, dissect, gateway, ladder, mobile_node, node, pki
 from .errors import ConfigurationError, CxtpError
 
-COMMANDS = (demo, dissect, context, gateway, node, mobile_node, check_path, pki)
+COMMANDS = (demo, dissect, conform, ladder, context, gateway, node, mobile_node, check_path, pki)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -92,6 +92,39 @@ def a_number_at_its_edge(octets: bytes, rng: random.Random) -> bytes:
     return octets[:at] + value + octets[at + size :]
 
 
+# --- faults of one point, the same each time: what the rules of cxtp.conformance tell apart -----------------------
+
+
+def version_2(octets: bytes, rng: random.Random) -> bytes:
+    return _at(octets, 0, octets[0] & 31 | 2 << 5) if octets else octets
+
+
+def no_type(octets: bytes, rng: random.Random) -> bytes:
+    return _at(octets, 0, octets[0] & 0xE0 | 31) if octets else octets
+
+
+def one_too_long(octets: bytes, rng: random.Random) -> bytes:
+    """Length tells one octet more than there are."""
+    return octets[:2] + (len(octets) + 1 & 0xFFFF).to_bytes(2, "big") + octets[4:] if len(octets) >= 4 else octets
+
+
+def one_octet_less_and_told(octets: bytes, rng: random.Random) -> bytes:
+    return _with_length(octets[:-1]) if len(octets) > 4 else octets
+
+
+def one_octet_more_and_told(octets: bytes, rng: random.Random) -> bytes:
+    return _with_length(octets + b"\0")
+
+
+def a_reserved_bit(octets: bytes, rng: random.Random) -> bytes:
+    return _at(octets, 1, octets[1] | 1) if len(octets) > 1 else octets
+
+
+def the_last_octet_set(octets: bytes, rng: random.Random) -> bytes:
+    """The last record's reserved octet; the last block's padding."""
+    return _at(octets, len(octets) - 1, 0xA5) if octets else octets
+
+
 def random_octets(octets: bytes, rng: random.Random) -> bytes:
     return rng.randbytes(rng.randrange(128))
 
@@ -114,6 +147,13 @@ MUTATORS: dict[str, Mutator] = {
         a_slice_gone,
         a_slice_gone_and_told,
         a_number_at_its_edge,
+        version_2,
+        no_type,
+        one_too_long,
+        one_octet_less_and_told,
+        one_octet_more_and_told,
+        a_reserved_bit,
+        the_last_octet_set,
         random_octets,
     )
 }

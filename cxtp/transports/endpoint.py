@@ -16,7 +16,7 @@ from typing import Protocol, Union
 from ..constants import PORT
 from ..errors import ConfigurationError
 from ..messages import IPAddress
-from ..roles.events import Peer
+from ..roles.events import Peer as Peer  # whom endpoints speak of: their users need not know the roles
 
 Receiver = Callable[[bytes, Peer], None]
 """Called with each message that arrived and whom it came from."""

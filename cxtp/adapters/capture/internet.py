@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
@@ -44,8 +44,9 @@ class IpPacket:
     """A whole IP packet: ``octets`` with its header, ``header_length`` of which stand before the upper layer
     (IPv6 extension headers included), ``protocol`` the upper layer's number.
 
-    ``index`` and ``time`` are those of the frame that completed it.  A packet that came in fragments has the
-    header of an unfragmented one.
+    ``index`` and ``time`` are those of the frame that completed it.  A packet that came in fragments is
+    ``fragmented`` and has the header of an unfragmented one.  ``link_source`` is the frame's Ethernet source, empty
+    on other links.
     """
 
     index: int
@@ -55,6 +56,8 @@ class IpPacket:
     protocol: int
     octets: bytes = field(repr=False)
     header_length: int
+    fragmented: bool = False
+    link_source: bytes = b""
 
     @property
     def payload(self) -> bytes:
@@ -67,15 +70,19 @@ class IpPacket:
         return self.octets[8] if self.octets[0] >> 4 == 4 else self.octets[7]
 
 
-def ip_packets(path: PathLike, *, drops: Drops | None = None) -> Iterator[IpPacket]:
+def ip_packets(
+    path: PathLike, *, drops: Drops | None = None, progress: Callable[[int], None] | None = None
+) -> Iterator[IpPacket]:
     """The IPv4 and IPv6 packets in a capture file, fragments put together, in the order in which they are complete.
 
     Ethernet (with VLAN tags), Linux cooked (SLL, SLL2), raw IP and BSD loopback are understood.  All else is
-    counted in ``drops`` by reason.  Raises as :func:`.read_packets` does.
+    counted in ``drops`` by reason.  ``progress`` hears the number of each frame.  Raises as :func:`.read_packets` does.
     """
     drops = Counter() if drops is None else drops
     fragments = _Fragments(drops)
     for frame in read_packets(path):
+        if progress is not None:
+            progress(frame.index)
         try:
             packet = _ip_packet(frame, fragments)
         except _Dropped as dropped:
@@ -113,6 +120,10 @@ def _network_layer(frame: CapturedPacket) -> bytes:
             return octets[4:]
         raise _Dropped("not IP")
     raise _Dropped(f"link type {link}")
+
+
+def _link_source(frame: CapturedPacket) -> bytes:
+    return frame.octets[6:12] if frame.link_type == _ETHERNET else b""
 
 
 def _by_ether_type(octets: bytes, offset: int) -> bytes:
@@ -156,6 +167,7 @@ def _ipv4(frame: CapturedPacket, octets: bytes, fragments: _Fragments) -> IpPack
     if total < header_length:
         raise _Dropped("malformed IPv4 header")
     octets = _whole(frame, octets, total)
+    fragmented = False
     source, destination = IPv4Address(octets[12:16]), IPv4Address(octets[16:20])
     protocol = octets[9]
     offset, more = (fragment & 0x1FFF) * 8, bool(fragment & 0x2000)
@@ -171,8 +183,10 @@ def _ipv4(frame: CapturedPacket, octets: bytes, fragments: _Fragments) -> IpPack
         head = head[:2] + struct.pack("!HHH", header_length + len(body), identification, 0) + head[8:10]
         rest = done[0][12:]
         head += struct.pack("!H", internet_checksum(head + b"\0\0" + rest)) + rest
-        octets = head + body
-    return IpPacket(frame.index, frame.time, source, destination, protocol, octets, header_length)
+        octets, fragmented = head + body, True
+    return IpPacket(
+        frame.index, frame.time, source, destination, protocol, octets, header_length, fragmented, _link_source(frame)
+    )
 
 
 def _ipv6(frame: CapturedPacket, octets: bytes, fragments: _Fragments) -> IpPacket | None:
@@ -182,6 +196,7 @@ def _ipv6(frame: CapturedPacket, octets: bytes, fragments: _Fragments) -> IpPack
     octets = _whole(frame, octets, 40 + length if length else len(octets))
     source, destination = IPv6Address(octets[8:24]), IPv6Address(octets[24:40])
     next_at, position = _upper_layer(octets, 6, 40)
+    fragmented = False
     if octets[next_at] == _FRAGMENT:
         if len(octets) < position + 8:
             raise _Dropped("malformed IPv6 header")
@@ -194,11 +209,15 @@ def _ipv6(frame: CapturedPacket, octets: bytes, fragments: _Fragments) -> IpPack
             if done is None:
                 return None
             head, body = done
+            fragmented = True
         if len(head) - 40 + len(body) > MAXIMUM_DATAGRAM:
             raise _Dropped("fragments beyond the end of any datagram")
         octets = head[:4] + struct.pack("!H", len(head) - 40 + len(body)) + head[6:] + body
         next_at, position = _upper_layer(octets, 6, 40)
-    return IpPacket(frame.index, frame.time, source, destination, octets[next_at], octets, position)
+    link_source = _link_source(frame)
+    return IpPacket(
+        frame.index, frame.time, source, destination, octets[next_at], octets, position, fragmented, link_source
+    )
 
 
 def _upper_layer(octets: bytes, next_at: int, position: int) -> tuple[int, int]:

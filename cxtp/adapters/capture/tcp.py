@@ -127,25 +127,27 @@ def _distance(origin: int, sequence: int) -> int:
     return ((sequence - origin + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
-def tcp_streams(path: PathLike, port: int | None = None, *, drops: Drops | None = None) -> Iterator[TcpData]:
-    """The octets of the TCP connections in a capture file, those from or to ``port`` where one is given.
+class TcpReader:
+    """The octets of TCP connections out of IP packets, one at a time; what is remembered is limited."""
 
-    Each direction's octets come in order and once.  A direction whose beginning is not in the capture starts at its
-    first segment there.  Raises as :func:`.read_packets` does.
-    """
-    drops = Counter() if drops is None else drops
-    directions: OrderedDict[tuple[_End, _End], _Direction] = OrderedDict()
-    connections = 0
-    for packet in ip_packets(path, drops=drops):
+    def __init__(self, port: int | None, drops: Drops) -> None:
+        self._port = port
+        self._drops = drops
+        self._directions: OrderedDict[tuple[_End, _End], _Direction] = OrderedDict()
+        self._connections = 0
+
+    def put(self, packet: IpPacket) -> Iterator[TcpData]:
+        """The octets that this packet brings in order."""
         if packet.protocol != _TCP:
-            continue
+            return
         parsed = _parse(packet)
         if parsed is None:
-            drops["malformed TCP header"] += 1
-            continue
+            self._drops["malformed TCP header"] += 1
+            return
         source, destination, segment = parsed
-        if port is not None and port not in (source[1], destination[1]):
-            continue
+        if self._port is not None and self._port not in (source[1], destination[1]):
+            return
+        directions = self._directions
         key = (source, destination)
         direction = directions.get(key)
         if direction is not None and _begins_anew(direction, segment):
@@ -159,13 +161,29 @@ def tcp_streams(path: PathLike, port: int | None = None, *, drops: Drops | None 
                 yield from directions.popitem(last=False)[1].finish()
             other = directions.get((destination, source))
             if other is None:
-                connections += 1
-            direction = _Direction(connections - 1 if other is None else other.connection, source, destination)
-            directions[key] = direction
+                self._connections += 1
+            connection = self._connections - 1 if other is None else other.connection
+            direction = directions[key] = _Direction(connection, source, destination)
         directions.move_to_end(key)
-        yield from direction.put(packet, segment, drops)
-    for direction in directions.values():
-        yield from direction.finish()
+        yield from direction.put(packet, segment, self._drops)
+
+    def finish(self) -> Iterator[TcpData]:
+        """What waited behind gaps."""
+        for direction in self._directions.values():
+            yield from direction.finish()
+
+
+def tcp_streams(path: PathLike, port: int | None = None, *, drops: Drops | None = None) -> Iterator[TcpData]:
+    """The octets of the TCP connections in a capture file, those from or to ``port`` where one is given.
+
+    Each direction's octets come in order and once.  A direction whose beginning is not in the capture starts at its
+    first segment there.  Raises as :func:`.read_packets` does.
+    """
+    drops = Counter() if drops is None else drops
+    reader = TcpReader(port, drops)
+    for packet in ip_packets(path, drops=drops):
+        yield from reader.put(packet)
+    yield from reader.finish()
 
 
 def _begins_anew(direction: _Direction, segment: _Segment) -> bool:

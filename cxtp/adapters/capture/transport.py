@@ -64,7 +64,8 @@ class IcmpDatagram:
 
 @dataclass(frozen=True)
 class SctpData:
-    """One SCTP user message (RFC 9260, 3.3.1); ``index`` and ``time`` are those of its last fragment's packet."""
+    """One SCTP user message (RFC 9260, 3.3.1); ``index`` and ``time`` are those of its last fragment's packet,
+    ``chunks_in_packet`` how many DATA chunks that had."""
 
     index: int
     time: float
@@ -76,6 +77,31 @@ class SctpData:
     payload_protocol_identifier: int
     unordered: bool
     payload: bytes = field(repr=False)
+    chunks_in_packet: int = 1
+
+
+def udp_datagram(packet: IpPacket, drops: Drops) -> UdpDatagram | None:
+    """The UDP datagram in an IP packet; None where it has none, or a malformed one (counted)."""
+    if packet.protocol != _UDP:
+        return None
+    octets = packet.payload
+    if len(octets) < 8:
+        drops["malformed UDP header"] += 1
+        return None
+    source_port, destination_port, length = struct.unpack("!HHH", octets[:6])
+    length = length or len(octets)  # 0: longer than the field can say (RFC 2675, 4)
+    if not 8 <= length <= len(octets):
+        drops["malformed UDP header"] += 1
+        return None
+    return UdpDatagram(
+        packet.index,
+        packet.time,
+        packet.source,
+        source_port,
+        packet.destination,
+        destination_port,
+        octets[8:length],
+    )
 
 
 def udp_datagrams(path: PathLike, port: int | None = None, *, drops: Drops | None = None) -> Iterator[UdpDatagram]:
@@ -83,69 +109,78 @@ def udp_datagrams(path: PathLike, port: int | None = None, *, drops: Drops | Non
     :func:`.read_packets` does."""
     drops = Counter() if drops is None else drops
     for packet in ip_packets(path, drops=drops):
-        if packet.protocol != _UDP:
-            continue
-        octets = packet.payload
-        if len(octets) < 8:
-            drops["malformed UDP header"] += 1
-            continue
-        source_port, destination_port, length = struct.unpack("!HHH", octets[:6])
-        length = length or len(octets)  # 0: longer than the field can say (RFC 2675, 4)
-        if not 8 <= length <= len(octets):
-            drops["malformed UDP header"] += 1
-        elif port is None or port in (source_port, destination_port):
-            yield UdpDatagram(
-                packet.index,
-                packet.time,
-                packet.source,
-                source_port,
-                packet.destination,
-                destination_port,
-                octets[8:length],
-            )
+        datagram = udp_datagram(packet, drops)
+        if datagram is not None and (port is None or port in (datagram.source_port, datagram.destination_port)):
+            yield datagram
+
+
+def icmp_message(packet: IpPacket, drops: Drops) -> IcmpDatagram | None:
+    """The ICMP message over IPv4 or ICMPv6 message over IPv6 in an IP packet, if it has one."""
+    if packet.protocol != (_ICMP if packet.source.version == 4 else _ICMPV6):
+        return None
+    if len(packet.payload) < 4:
+        drops["malformed ICMP header"] += 1
+        return None
+    return IcmpDatagram(
+        packet.index, packet.time, packet.source, packet.destination, packet.hop_limit, packet.payload
+    )
 
 
 def icmp_messages(path: PathLike, *, drops: Drops | None = None) -> Iterator[IcmpDatagram]:
     """The ICMP messages over IPv4 and the ICMPv6 messages over IPv6.  Raises as :func:`.read_packets` does."""
     drops = Counter() if drops is None else drops
     for packet in ip_packets(path, drops=drops):
-        if packet.protocol != (_ICMP if packet.source.version == 4 else _ICMPV6):
-            continue
-        if len(packet.payload) < 4:
-            drops["malformed ICMP header"] += 1
-            continue
-        yield IcmpDatagram(
-            packet.index, packet.time, packet.source, packet.destination, packet.hop_limit, packet.payload
-        )
+        message = icmp_message(packet, drops)
+        if message is not None:
+            yield message
+
+
+class SctpReader:
+    """User messages out of IP packets, one at a time: fragments (B and E bits) put together, retransmissions taken
+    once, what is remembered limited."""
+
+    def __init__(self, port: int | None, drops: Drops) -> None:
+        self._port = port
+        self._drops = drops
+        self._directions: OrderedDict[tuple[IPAddress, IPAddress, int, int, int], _Direction] = OrderedDict()
+
+    def put(self, packet: IpPacket) -> Iterator[SctpData]:
+        """The user messages that this packet completes."""
+        if packet.protocol != _SCTP:
+            return
+        octets = packet.payload
+        if len(octets) < 12:
+            self._drops["malformed SCTP header"] += 1
+            return
+        source_port, destination_port, tag = struct.unpack("!HHI", octets[:8])
+        if self._port is not None and self._port not in (source_port, destination_port):
+            return
+        key = (packet.source, packet.destination, source_port, destination_port, tag)
+        if key not in self._directions:
+            if len(self._directions) >= MAXIMUM_SCTP_DIRECTIONS:
+                self._directions.popitem(last=False)[1].give_up(self._drops)
+            self._directions[key] = _Direction()
+        self._directions.move_to_end(key)
+        chunks = list(_data_chunks(octets, self._drops))
+        for chunk in chunks:
+            message = self._directions[key].add(chunk, self._drops)
+            if message is not None:
+                yield _message(packet, source_port, destination_port, message, len(chunks))
+
+    def finish(self) -> None:
+        """Count what stayed incomplete."""
+        for direction in self._directions.values():
+            direction.give_up(self._drops)
 
 
 def sctp_data(path: PathLike, port: int | None = None, *, drops: Drops | None = None) -> Iterator[SctpData]:
     """The user messages in DATA chunks, fragments (B and E bits) put together, retransmissions taken once, in the
     order in which they are complete.  Raises as :func:`.read_packets` does."""
     drops = Counter() if drops is None else drops
-    directions: OrderedDict[tuple[IPAddress, IPAddress, int, int, int], _Direction] = OrderedDict()
+    reader = SctpReader(port, drops)
     for packet in ip_packets(path, drops=drops):
-        if packet.protocol != _SCTP:
-            continue
-        octets = packet.payload
-        if len(octets) < 12:
-            drops["malformed SCTP header"] += 1
-            continue
-        source_port, destination_port, tag = struct.unpack("!HHI", octets[:8])
-        if port is not None and port not in (source_port, destination_port):
-            continue
-        key = (packet.source, packet.destination, source_port, destination_port, tag)
-        if key not in directions:
-            if len(directions) >= MAXIMUM_SCTP_DIRECTIONS:
-                directions.popitem(last=False)[1].give_up(drops)
-            directions[key] = _Direction()
-        directions.move_to_end(key)
-        for chunk in _data_chunks(octets, drops):
-            message = directions[key].add(chunk, drops)
-            if message is not None:
-                yield _message(packet, source_port, destination_port, message)
-    for direction in directions.values():
-        direction.give_up(drops)
+        yield from reader.put(packet)
+    reader.finish()
 
 
 @dataclass(frozen=True)
@@ -169,7 +204,9 @@ class _DataChunk:
         return bool(self.flags & 4)
 
 
-def _message(packet: IpPacket, source_port: int, destination_port: int, parts: list[_DataChunk]) -> SctpData:
+def _message(
+    packet: IpPacket, source_port: int, destination_port: int, parts: list[_DataChunk], chunks: int
+) -> SctpData:
     first = parts[0]
     return SctpData(
         packet.index,
@@ -182,6 +219,7 @@ def _message(packet: IpPacket, source_port: int, destination_port: int, parts: l
         first.payload_protocol_identifier,
         first.unordered,
         b"".join(part.payload for part in parts),
+        chunks,
     )
 
 

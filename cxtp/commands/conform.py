@@ -1,0 +1,189 @@
+"""``cxtp conform``: does a trace, or a live peer, follow RFC 4067?"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from ..adapters.context_file import is_sealed, read_context_file
+from ..conformance.judge import judge_capture
+from ..conformance.keys import read_keys
+from ..conformance.live import ROLES, LiveConfig, Prober
+from ..conformance.records import Record
+from ..conformance.reports import html_report, json_report, junit_report, text_report
+from ..conformance.story import Case
+from ..conformance.verdicts import Group, Level, Report
+from ..constants import PORT
+from ..dissect import Transport
+from ..errors import ConfigurationError
+from ..messages import IPAddress
+from ..pki import node_paths
+from ..transports.endpoint import Endpoint, Peer, Receiver, Router, parse_socket_address
+from ..transports.icmp import IcmpEndpoint
+from ..transports.sctp import SctpEndpoint
+from ..transports.tls import TlsEndpoint
+from ..transports.udp import UdpEndpoint
+from .output import Progress, print_json
+from .sealing import add_sealing, sealing
+
+_PROGRESS_EVERY = 1000
+RECORDS_DRAWN = 2000
+"""Messages that an HTML report draws and decodes (ours: what a browser still shows quickly)."""
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command."""
+    command = subparsers.add_parser(
+        "conform",
+        help="judge a trace, or a live peer, by RFC 4067",
+        description="Judge every CXTP message of a pcap or pcapng, or play the other roles against a live peer. "
+        "Exits 1 where a MUST failed.",
+    )
+    command.add_argument("trace", type=Path, nargs="?", metavar="TRACE", help="pcap or pcapng")
+    command.add_argument("--context", type=Path, action="append", default=[], metavar="FILE", help="a context file")
+    command.add_argument(
+        "--psk-file",
+        type=Path,
+        metavar="FILE",
+        help="keys that mobile nodes share with their previous routers, one a line, in hexadecimal (mode 0600)",
+    )
+    command.add_argument("--format", choices=("text", "json", "junit", "html"), default="text")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the report there")
+    command.add_argument(
+        "--only", choices=[g.value for g in Group], action="append", default=[], help="this group; repeatable"
+    )
+    command.add_argument("--level", choices=("must", "should", "may"), default="may", help="rules that bind so much")
+    command.add_argument("--on-the-wire", action="store_true", help="contexts in the clear were so between the hosts")
+    command.add_argument("--all", action="store_true", help="text: name rules that passed as well")
+    command.add_argument("--port", type=int, default=PORT, help="CXTP's port (default %(default)s)")
+    live = command.add_argument_group("a live peer, in place of TRACE")
+    live.add_argument("--live", metavar="[NAME=]ADDRESS[:PORT]", help="the peer that is provoked")
+    live.add_argument("--role", choices=ROLES, help="what the peer is")
+    live.add_argument("--listen", metavar="ADDRESS[:PORT]", help="our address, a router's for the peer")
+    live.add_argument("--transport", choices=("udp", "sctp", "tls", "icmp"), default="udp", help="default %(default)s")
+    live.add_argument("--mn", metavar="ADDRESS", help="the mobile node; a previous router must have its session")
+    live.add_argument("--pki", type=Path, help="TLS: the directory that 'cxtp pki' made")
+    live.add_argument("--name", help="TLS: the name in our certificate")
+    live.add_argument("--patience", type=float, default=60.0, help="seconds to wait for a mobile node's CTAR")
+    live.add_argument("--allow-cleartext-keys-on-the-network", action="store_true", help="UDP off loopback: in a lab")
+    add_sealing(command, writing=False)
+    command.set_defaults(run=run)
+
+
+def case_of(arguments: argparse.Namespace) -> Case:
+    """What the options give the judge."""
+    keys = [] if arguments.psk_file is None else read_keys(arguments.psk_file)
+    contexts = [
+        context
+        for path in arguments.context
+        for session in read_context_file(path, sealing(arguments, ask=is_sealed(path)))
+        for context in session.contexts
+    ]
+    return Case(keys=keys, contexts=contexts, on_the_wire=arguments.on_the_wire)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge, and print."""
+    if (arguments.trace is None) == (arguments.live is None):
+        raise ConfigurationError("give a TRACE to judge, or --live and a peer")
+    if arguments.live is not None:
+        return run_live(arguments)
+    records: list[Record] = []
+    progress = Progress()
+
+    def seen(number: int) -> None:
+        if not number % _PROGRESS_EVERY:
+            progress.say(f"{number} packets")
+
+    def watch(item: Record) -> None:
+        if len(records) < RECORDS_DRAWN:
+            records.append(item)
+
+    try:
+        report = judge_capture(
+            arguments.trace,
+            case_of(arguments),
+            groups=[Group(name) for name in arguments.only],
+            level=Level[arguments.level.upper()],
+            port=arguments.port,
+            progress=seen,
+            watch=watch if arguments.format == "html" else None,
+        )
+    finally:
+        progress.done()
+    show(report, arguments, records)
+    return 1 if report.failed(Level.MUST) else 0
+
+
+def run_live(arguments: argparse.Namespace) -> int:
+    """Provoke, judge, and print."""
+    if not (arguments.role and arguments.listen and arguments.mn):
+        raise ConfigurationError("--live needs --role, --listen and --mn")
+    name, _, rest = arguments.live.rpartition("=")
+    address, port = parse_socket_address(rest, 0 if arguments.role == "mobile-node" else arguments.port)
+    own = parse_socket_address(arguments.listen, arguments.port)
+    keys = [] if arguments.psk_file is None else read_keys(arguments.psk_file)
+    transports = {"udp": Transport.UDP, "sctp": Transport.SCTP, "tls": Transport.TCP, "icmp": Transport.ICMP}
+    router = Router(name or "peer", address, port or PORT)
+    try:
+        mn = ip_address(arguments.mn)
+    except ValueError:
+        raise ConfigurationError(f"{arguments.mn!r} is no IP address") from None
+    config = LiveConfig(
+        arguments.role,
+        Peer(address, port, router.name, arguments.transport in ("sctp", "tls"), is_router=port != 0),
+        own,
+        transports[arguments.transport],
+        mn,
+        keys[0] if keys else b"",
+        patience=arguments.patience,
+    )
+    prober = Prober(config, lambda receiver: _endpoint(arguments, own, router, receiver))
+    asyncio.run(prober.run())
+    report = prober.report([Group(group) for group in arguments.only], Level[arguments.level.upper()])
+    show(report, arguments, prober.records)
+    return 1 if report.failed(Level.MUST) else 0
+
+
+def _endpoint(
+    arguments: argparse.Namespace, own: tuple[IPAddress, int], router: Router, receiver: Receiver
+) -> Endpoint:
+    if arguments.transport == "icmp":
+        return IcmpEndpoint(own[0], receiver)
+    if arguments.transport == "sctp":
+        return SctpEndpoint(own, [router], receiver)
+    if arguments.transport == "udp":
+        allowed = arguments.allow_cleartext_keys_on_the_network
+        return UdpEndpoint(own, [router], receiver, allow_cleartext_keys_on_the_network=allowed)
+    if arguments.pki is None or arguments.name is None:
+        raise ConfigurationError("TLS needs certificates: give --pki and --name")
+    return TlsEndpoint(own, [router], node_paths(arguments.pki, arguments.name), receiver)
+
+
+def show(report: Report, arguments: argparse.Namespace, records: list[Record]) -> None:
+    """Print the report, or write it where ``--output`` says."""
+    if arguments.format == "json" and arguments.output is None:
+        print_json(json_report(report))
+        return
+    text = _rendered(report, arguments, records)
+    if arguments.output is None:
+        print(text)
+        return
+    try:
+        arguments.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{arguments.output} can't be written: {error.strerror}") from error
+
+
+def _rendered(report: Report, arguments: argparse.Namespace, records: list[Record]) -> str:
+    if arguments.format == "json":
+        return json.dumps(json_report(report), indent=2)
+    if arguments.format == "junit":
+        return junit_report(report)
+    if arguments.format == "html":
+        return html_report(report, records)
+    return text_report(report, everything=arguments.all)

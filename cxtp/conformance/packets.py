@@ -1,0 +1,204 @@
+"""What IKE and ESP packets of a capture show, beside the contexts that moved: facts for the rules of content.
+
+A capture is read a second time for them, since contexts are met after the packets that they open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from contexts.base import Context
+from contexts.ikev2 import IkeSaContext
+from contexts.ipsec import IpsecSaContext
+from contexts.session import ProtectedPacket, RestoredSession
+from contexts.values import IPAddress
+
+from ..adapters.capture import IpPacket
+from ..constants import NAT_TRAVERSAL_PORT
+from ..errors import LocalError, RemoteError, ReplayError
+from .story import Bounded
+
+MAXIMUM_CONTEXTS = 4096
+"""Contexts that are tried on a capture's packets (ours)."""
+
+REMEMBERED_NUMBERS = 4096
+"""Sequence numbers remembered per SA direction, to know a second use by (ours: the greatest window there is)."""
+
+FINDINGS_KEPT = 64
+
+_ESP = 50
+_PROTECTED_BY_ESP = (_ESP, 17)
+
+SaKey = tuple[IPAddress, int]
+"""Destination and SPI: what names one direction of an SA (RFC 4301, 4.1)."""
+
+SessionKey = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A context that moved in the capture (``number`` and ``time`` of its CTD) or came from a file (number 0)."""
+
+    number: int
+    time: float
+    context: Context = field(repr=False)
+    generation: int | None = None
+
+
+@dataclass
+class Direction:
+    """One direction of one SA as its ESP packets show it."""
+
+    highest: int = 0
+    packets: int = 0
+    first: int = 0
+    last: int = 0
+    used: OrderedDict[int, tuple[bytes, int]] = field(default_factory=OrderedDict)
+    reused: list[tuple[int, int, int]] = field(default_factory=list)
+    owners: list[tuple[int, bytes]] = field(default_factory=list)
+    highest_before: dict[int, int] = field(default_factory=dict)
+    """By the number of the packet that moved a context: the highest sequence number before it."""
+
+    first_after: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By the same: number of the first packet after it, and its sequence number."""
+
+    def take(self, packet: IpPacket, number: int, octets: bytes) -> None:
+        self.packets += 1
+        self.first = self.first or packet.index
+        self.last = packet.index
+        digest = hashlib.blake2b(octets, digest_size=8).digest()
+        before = self.used.get(number)
+        if before is not None:
+            if before[0] != digest and len(self.reused) < FINDINGS_KEPT:
+                self.reused.append((before[1], packet.index, number))
+            return  # the same octets twice: a capture that saw a packet twice
+        went_back = bool(self.used) and number < min(self.highest - REMEMBERED_NUMBERS, next(iter(self.used)))
+        if went_back and self.highest - number < 1 << 31 and len(self.reused) < FINDINGS_KEPT:
+            self.reused.append((self.last, packet.index, number))
+        self.used[number] = (digest, packet.index)
+        if len(self.used) > REMEMBERED_NUMBERS:
+            self.used.popitem(last=False)
+        self.highest = max(self.highest, number)
+        another = not self.owners or self.owners[-1][1] != packet.link_source
+        if packet.link_source and another and len(self.owners) < FINDINGS_KEPT:
+            self.owners.append((packet.index, packet.link_source))
+
+
+@dataclass
+class Opened:
+    """Packets of one kind that the contexts' SAs protect."""
+
+    seen: int = 0
+    opened: int = 0
+    failures: list[tuple[int, str]] = field(default_factory=list)
+
+
+class PacketFacts:
+    """Takes every IP packet of a capture, once the contexts are known."""
+
+    def __init__(self, moved: Iterable[Moved]) -> None:
+        self.moved = list(moved)[:MAXIMUM_CONTEXTS]
+        self.opened = {"ike": Opened(), "esp": Opened(), "ah": Opened()}
+        self.directions: OrderedDict[SaKey, Direction] = Bounded()
+        self.unrestored: list[tuple[int, str]] = []
+        self.session = self._restore()
+        self._moves = sorted({m.number for m in self.moved if m.number})
+
+    def newest(self) -> list[Moved]:
+        """Each SA's context as it moved last."""
+        found: dict[SessionKey, Moved] = {}
+        for item in self.moved:
+            found[identity(item.context)] = item
+        return list(found.values())
+
+    def _restore(self) -> RestoredSession | None:
+        wanted = [m for m in self.newest() if isinstance(m.context, (IkeSaContext, IpsecSaContext))]
+        if not wanted:
+            return None
+        contexts = [m.context for m in wanted if isinstance(m.context, (IkeSaContext, IpsecSaContext))]
+        try:
+            return RestoredSession.restore(contexts)
+        except (RemoteError, LocalError) as error:
+            self.unrestored.append((wanted[-1].number, str(error)))
+        for item in wanted:  # which of them is it?
+            if isinstance(item.context, IkeSaContext):
+                try:
+                    RestoredSession.restore([item.context])
+                except (RemoteError, LocalError) as error:
+                    self.unrestored[0] = (item.number, str(error))
+        return None
+
+    def take(self, packet: IpPacket) -> None:
+        """One packet of the capture."""
+        if packet.protocol not in _PROTECTED_BY_ESP:
+            if self.session is not None and packet.protocol == 51:
+                self._open(packet)
+            return
+        esp = esp_octets(packet)
+        if esp is not None:
+            self._follow(packet, esp)
+        if self.session is not None:
+            self._open(packet)
+
+    def _follow(self, packet: IpPacket, esp: bytes) -> None:
+        key = (packet.destination, int.from_bytes(esp[:4], "big"))
+        if key not in self.directions:
+            self.directions[key] = Direction()
+        direction = self.directions[key]
+        number = int.from_bytes(esp[4:8], "big")
+        for move in self._moves:
+            if move < packet.index and move not in direction.first_after:
+                direction.highest_before[move] = direction.highest
+                direction.first_after[move] = (packet.index, number)
+        direction.take(packet, number, esp)
+
+    def _open(self, packet: IpPacket) -> None:
+        session = self.session
+        if session is None:
+            return
+        protected = session.classify(packet.octets)
+        if protected is None:
+            return
+        tally = self.opened[protected.kind]
+        tally.seen += 1
+        try:
+            _open(session, protected)
+            tally.opened += 1
+        except RemoteError as error:
+            if len(tally.failures) < FINDINGS_KEPT:
+                tally.failures.append((packet.index, str(error)))
+
+
+def _open(session: RestoredSession, packet: ProtectedPacket) -> None:
+    try:
+        session.open(packet)
+    except ReplayError:
+        session.open(packet, replays=False)  # from before the hand-over: its keys are proved all the same
+
+
+def esp_octets(packet: IpPacket) -> bytes | None:
+    """An ESP packet from its SPI, raw or in UDP (RFC 3948); None for all else."""
+    if packet.protocol == _ESP:
+        return packet.payload if len(packet.payload) > 8 else None
+    if packet.protocol != 17:
+        return None
+    payload = packet.payload
+    ports = (int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big"))
+    if NAT_TRAVERSAL_PORT not in ports or len(payload) < 17 or not any(payload[8:12]):
+        return None
+    return payload[8:]
+
+
+def identity(context: Context) -> SessionKey:
+    """What names the SA that a context describes."""
+    if isinstance(context, IkeSaContext):
+        return ("ike", context.spis)
+    if isinstance(context, IpsecSaContext):
+        return ("ipsec", context.proposal.protocol, context.inbound_spi, context.outbound_spi)
+    return ("other", id(context))
+
+
+__all__ = ["Direction", "Moved", "Opened", "PacketFacts", "esp_octets", "identity"]

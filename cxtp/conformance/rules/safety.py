@@ -1,0 +1,183 @@
+"""Rules of docs/safety.md that a capture shows: one owner at a time, and no sequence number used twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from contexts.ipsec import IpsecSaContext
+
+from ...messages import ContextTransferData, ContextTransferDataReply
+from ..packets import PacketFacts
+from ..records import Record
+from ..story import Case, Story, between
+from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
+from .flows import CROSSING_SECONDS
+from .formats import manifest_of
+from .table import MUST, Table, expect
+
+RULES = Table(Group.SAFETY)
+
+
+@RULES.rule(
+    "safety-one-owner",
+    "docs/safety.md",
+    MUST,
+    "pAR",
+    "who gave a session away gives it to no other: the next transfer comes from its owner",
+)
+def one_owner(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    message = item.message
+    if not isinstance(message, ContextTransferData) or not message.blocks:
+        return
+    for other, reply in story.back(ContextTransferDataReply):
+        if not reply.success:
+            continue
+        owner, giver = other.source[0], other.destination[0]
+        if item.source[0] == giver and item.destination[0] != owner:
+            seen = f"{giver} sends it to {item.destination[0]}"
+            yield expect(False, item, f"{owner} has the session", seen, other)
+        elif item.source[0] == owner:
+            yield HOLDS
+        return
+
+
+@RULES.rule(
+    "safety-one-taker",
+    "docs/safety.md",
+    MUST,
+    "nAR",
+    "one router takes a session: no second one confirms the same generation",
+)
+def one_taker(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    message = item.message
+    if not isinstance(message, ContextTransferDataReply) or not message.success:
+        return
+    generation = _generation(item, story, case)
+    if generation is None:
+        return
+    for other, reply in story.back(ContextTransferDataReply):
+        if reply.success and other.source[0] != item.source[0]:
+            before = _generation(other, story, case)
+            if before == generation:
+                seen = f"generation {generation} confirmed by {other.source[0]} before"
+                yield expect(False, item, "one router that confirms it", seen, other)
+                return
+    yield HOLDS
+
+
+def _generation(reply: Record, story: Story, case: Case) -> int | None:
+    for data, _ in story.back(ContextTransferData):
+        if data.time <= reply.time and between(data, reply, back=True):
+            found = manifest_of(data, case)
+            if found is not None:
+                return found.generation
+    return None
+
+
+@RULES.rule(
+    "safety-generation",
+    "docs/safety.md",
+    MUST,
+    "pAR",
+    "each transfer of a session that was confirmed has a higher generation than the one before",
+)
+def generation_grows(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    mine = manifest_of(item, case)
+    if mine is None:
+        return
+    for other, reply in story.back(ContextTransferDataReply):
+        if reply.success and item.time - other.time > CROSSING_SECONDS:
+            before = _generation(other, story, case)
+            repeated = any(
+                (found := manifest_of(r, case)) is not None and found.transfer_id == mine.transfer_id
+                for r, _ in story.of(ContextTransferData)
+                if r.time <= other.time
+            )
+            if before is not None and not repeated:
+                good = mine.generation > before
+                yield expect(good, item, f"a generation above {before}", f"{mine.generation}", other)
+            return
+
+
+@RULES.rule(
+    "safety-sequence-numbers",
+    "RFC 4303, 3.3.3; docs/safety.md",
+    MUST,
+    "gateways",
+    "no ESP sequence number is used twice, before or after the hand-over",
+    moment=Moment.CAPTURE,
+)
+def sequence_numbers(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
+    for (destination, spi), direction in facts.directions.items():
+        for before, now, number in direction.reused:
+            seen = f"{number} of SPI {spi:08x} to {destination} again, in another packet"
+            yield Fault((before, now), "each sequence number once", seen)
+        if direction.packets > 1 and not direction.reused:
+            yield HOLDS
+
+
+@RULES.rule(
+    "safety-counter",
+    "docs/context-formats.md, 4.3 (M4)",
+    MUST,
+    "pAR",
+    "the outbound counter that moves is not below what the SA had sent",
+    moment=Moment.CAPTURE,
+)
+def counter(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
+    for item in facts.moved:
+        context = item.context
+        if not item.number or not isinstance(context, IpsecSaContext):
+            continue
+        direction = facts.directions.get((context.remote_host.address, context.outbound_spi))
+        if direction is None:
+            continue
+        sent = direction.highest_before.get(item.number, direction.highest)
+        told = context.sequence_numbers.outbound
+        if not sent or not direction.packets:
+            continue
+        # The wire has the low 32 bits alone: an ESN's high half is what the context says (RFC 4303, 2.2.1).
+        low = told & 0xFFFFFFFF
+        if context.sequence_numbers.knowledge:
+            low = max(low, sent) if told >= sent else low
+        if low >= sent:
+            yield HOLDS
+        else:
+            seen = f"{told}, yet {sent} had been sent with SPI {context.outbound_spi:08x}"
+            yield Fault((item.number,), f"a counter of {sent} or above", seen)
+
+
+@RULES.rule(
+    "safety-one-sender",
+    "docs/safety.md",
+    MUST,
+    "gateways",
+    "one gateway at a time sends on a session: who has given it away sends no more",
+    moment=Moment.CAPTURE,
+)
+def one_sender(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
+    moves = sorted({m.number for m in facts.moved if m.number})
+    outbound = {
+        (m.context.remote_host.address, m.context.outbound_spi)
+        for m in facts.moved
+        if isinstance(m.context, IpsecSaContext)
+    }
+    for key in outbound:
+        direction = facts.directions.get(key)
+        if direction is None or len(direction.owners) < 2:
+            continue
+        for (_, one), (_, two), (index, three) in zip(
+            direction.owners, direction.owners[1:], direction.owners[2:], strict=False
+        ):
+            if one == three != two:
+                between_two = [n for n in moves if direction.owners[1][0] < n < index]
+                if between_two:
+                    yield HOLDS  # it was given back
+                elif moves:
+                    seen = f"{three.hex(':')} sends with SPI {key[1]:08x} again, after {two.hex(':')} did"
+                    yield Fault((direction.owners[1][0], index), "one sender at a time", seen)
+                else:
+                    yield Doubt((index,), "two senders take turns, and no hand-over is in the capture")
+                break
+        else:
+            yield HOLDS

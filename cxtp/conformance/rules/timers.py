@@ -1,0 +1,235 @@
+"""Rules of times and numbers of messages: RFC 4067, 2.5.3, 3.1, 3.2, 4 and 6.3."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ...dissect import Transport
+from ...messages import (
+    ContextTransferActivateAcknowledge,
+    ContextTransferActivateRequest,
+    ContextTransferCancel,
+    ContextTransferData,
+    ContextTransferDataReply,
+    ContextTransferRequest,
+    Message,
+)
+from ..records import Record
+from ..story import Bounded, Case, Story, between
+from ..verdicts import HOLDS, Group, Outcome
+from .flows import CROSSING_SECONDS
+from .table import MUST, SHOULD, Table, expect
+
+RULES = Table(Group.TIMERS)
+
+GROWTH = 1.25
+"""A wait grows at least so much over the one before: 2 is asked for; lost copies and busy machines blur it (ours)."""
+
+SLACK_SECONDS = 0.01
+EARLY = 0.9
+"""How exactly clocks are read: 10 ms, and a tenth early (ours)."""
+
+
+def _same(one: Message, other: Message) -> bool:
+    if isinstance(one, ContextTransferData) and isinstance(other, ContextTransferData):
+        return type(one) is type(other) and replace(one, elapsed_time=0) == replace(other, elapsed_time=0)
+    return one == other
+
+
+def _series(item: Record, story: Story) -> list[Record]:
+    """This message's earlier copies and itself, as far back as nothing that would draw a copy came in between."""
+    found = [item]
+    for other in reversed(story.records):
+        if other.message is None or item.message is None:
+            continue
+        if between(other, item, back=True) and not isinstance(other.message, ContextTransferDataReply):
+            break
+        if between(other, item) and other.transport is item.transport and _same(other.message, item.message):
+            found.append(other)
+    return found[::-1]
+
+
+def _grows(item: Record, story: Story) -> Iterator[Outcome]:
+    copies = _series(item, story)
+    if len(copies) < 3:
+        return
+    before, now = copies[-2].time - copies[-3].time, copies[-1].time - copies[-2].time
+    good = now >= GROWTH * before - SLACK_SECONDS
+    yield expect(good, item, f"a wait of about {2 * before:.3f} s", f"{now:.3f} s", *copies[-3:-1])
+
+
+@RULES.rule(
+    "3.1-backoff",
+    "3.1",
+    MUST,
+    "pAR, nAR",
+    "over transports other than SCTP, repetitions wait exponentially longer",
+    rows=("3.1-l", "3.1-i"),
+)
+def router_backoff(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    if item.transport is Transport.UDP and isinstance(item.message, (ContextTransferData, ContextTransferRequest)):
+        yield from _grows(item, story)
+
+
+@RULES.rule("3.2-backoff", "3.2", MUST, "MN", "a CTAR is repeated after doubled waits", rows=("3.2-d",))
+def activate_backoff(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    if isinstance(item.message, ContextTransferActivateRequest):
+        yield from _grows(item, story)
+
+
+@RULES.rule(
+    "4-request-retry", "4", SHOULD, "MN", "a CTAR is first repeated after CT_REQUEST_RETRY", rows=("4-d", "3.2-d")
+)
+def request_retry(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    if isinstance(item.message, ContextTransferActivateRequest):
+        copies = _series(item, story)
+        if len(copies) == 2:
+            waited = item.time - copies[0].time
+            wanted = case.timers.request_retry
+            yield expect(waited >= wanted * EARLY - SLACK_SECONDS, item, f"{wanted:g} s", f"{waited:.3f} s", copies[0])
+
+
+@RULES.rule("4-retry-max", "4", SHOULD, "MN", "a CTAR is not repeated beyond CT_RETRY_MAX", rows=("4-d", "3.2-e"))
+def retry_max(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    if isinstance(item.message, ContextTransferActivateRequest):
+        copies = [r for r, m in story.of(ContextTransferActivateRequest) if between(r, item) and m == item.message]
+        if copies:
+            late = item.time - copies[0].time
+            good = late <= case.timers.retry_max / EARLY + SLACK_SECONDS
+            yield expect(
+                good, item, f"no repetition after {case.timers.retry_max:g} s", f"one after {late:.3f} s", copies[0]
+            )
+
+
+@RULES.rule(
+    "3.2-answered", "3.2", MUST, "MN", "a CTAR is not repeated to a router that has answered it", rows=("3.2-e",)
+)
+def stops_when_answered(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    if not isinstance(item.message, ContextTransferActivateRequest):
+        return
+    first: Record | None = None
+    answer: Record | None = None
+    for other in story.records:
+        if between(other, item) and other.message == item.message:
+            first = first or other
+        elif isinstance(other.message, ContextTransferActivateAcknowledge) and between(other, item, back=True):
+            answer = answer or (other if first is not None else None)
+    if first is None:
+        return
+    crossed = answer is None or item.time - answer.time <= CROSSING_SECONDS
+    yield expect(crossed, item, "no repetition, since a CTAA came", "one more CTAR", *([answer] if answer else []))
+
+
+@RULES.rule(
+    "3.2-sequence-reuse", "3.2", SHOULD, "MN", "a sequence number was not used in the last 7 seconds", rows=("3.2-f",)
+)
+def sequence_reuse(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    message = item.message
+    if not isinstance(message, ContextTransferActivateRequest):
+        return
+    used = case.remember("3.2-sequence-reuse", Bounded)
+    key = (item.source[0], message.sequence_number)
+    identity = (message.mn_previous_address, message.requested)  # the token follows from them
+    before = used.get(key)
+    used[key] = (identity, item)
+    if before is not None and before[0] != identity:
+        age = item.time - before[1].time
+        good = age > case.timers.sequence_number_lifetime * EARLY
+        yield expect(good, item, "a number not used for 7 s", f"one used {age:.3f} s before", before[1])
+    elif before is None and any(r.source == item.source for r, _ in story.of(ContextTransferActivateRequest)):
+        yield HOLDS
+
+
+@RULES.rule(
+    "3.2-sequence-random", "3.2", SHOULD, "MN", "sequence numbers are random: they don't count", rows=("3.2-f",)
+)
+def sequence_random(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    message = item.message
+    if not isinstance(message, ContextTransferActivateRequest):
+        return
+    numbers = case.remember("3.2-sequence-random", Bounded)
+    last: deque[tuple[int, Record]] = numbers.setdefault(item.source[0], deque(maxlen=3))
+    if not any(number == message.sequence_number for number, _ in last):
+        last.append((message.sequence_number, item))
+        if len(last) == 3:
+            steps = {(b[0] - a[0]) & 0xFFFFFFFF for a, b in zip(last, list(last)[1:], strict=False)}
+            seen = f"three numbers, each {min(steps)} above the one before"
+            yield expect(len(steps) > 1, item, "random numbers", seen, last[0][1], last[1][1])
+
+
+@RULES.rule(
+    "2.5.3-elapsed",
+    "2.5.3",
+    MUST,
+    "pAR",
+    "Elapsed Time is the milliseconds since the first CTD for this mobile node",
+    rows=("2.5.3-e",),
+)
+def elapsed(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    if not isinstance(item.message, ContextTransferData):
+        return
+    for other in reversed(story.records):
+        message = other.message
+        if between(other, item, back=True) and isinstance(message, (ContextTransferDataReply, ContextTransferCancel)):
+            return  # that transfer was over
+        if between(other, item) and isinstance(message, ContextTransferData):
+            if not message.blocks or not item.message.blocks or item.time - other.time > case.timers.max_handover_time:
+                return
+            passed = (item.time - other.time) * 1000
+            told = item.message.elapsed_time - message.elapsed_time
+            good = abs(told - passed) <= 100 + 0.1 * passed
+            yield expect(good, item, f"{passed:.0f} ms more than before", f"{told} ms more", other)
+            return
+
+
+@RULES.rule(
+    "4-transfer-time",
+    "4",
+    SHOULD,
+    "pAR",
+    "data is not repeated beyond CT_MAX_TRANSFER_TIME after it was first sent",
+    rows=("4-c", "3.1-c", "2.5.3-b"),
+)
+def transfer_time(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    if isinstance(item.message, ContextTransferData) and item.message.blocks:
+        copies = _series(item, story)
+        if len(copies) > 1:
+            late = item.time - copies[0].time
+            wanted = case.timers.max_transfer_time
+            good = late <= wanted / EARLY + 5 * SLACK_SECONDS or late > case.timers.max_handover_time
+            yield expect(good, item, f"no repetition after {wanted:g} s", f"one after {late:.3f} s", copies[0])
+
+
+@RULES.rule(
+    "6.3-request-rate",
+    "6.3",
+    SHOULD,
+    "pAR, nAR",
+    "no more than CT_REQUEST_RATE CTARs a second are served",
+    rows=("6.3-i", "6.3-j", "6.3-k", "4-b"),
+)
+def request_rate(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
+    memory = case.remember("6.3-request-rate", Bounded)
+    message = item.message
+    if not isinstance(message, (ContextTransferActivateAcknowledge, ContextTransferRequest)):
+        return
+    answers: deque[Record] = memory.setdefault(item.source[0], deque(maxlen=int(4 * case.request_rate) + 4))
+    if any(story_item.time > item.time - 1 and _is_same_answer(story_item, item) for story_item in answers):
+        return
+    answers.append(item)
+    recent = [other for other in answers if item.time - other.time < 1]
+    if len(recent) > case.request_rate / 2:
+        good = len(recent) <= 2 * case.request_rate + 1  # a full second's worth at once, and that of the second itself
+        seen = f"{len(recent)} served within a second"
+        yield expect(good, item, f"{case.request_rate:g} a second", seen, recent[0])
+
+
+def _is_same_answer(one: Record, other: Record) -> bool:
+    return one.message == other.message or (
+        one.message is not None
+        and other.message is not None
+        and one.mn == other.mn
+        and one.destination != other.destination
+    )

@@ -1,0 +1,174 @@
+"""What the rules look back on: each mobile node's story, and the case with all that the judge was given.
+
+All of it has a limit, so that a capture of any length is judged in the same memory.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, Union
+
+from contexts.base import Context
+
+from ..config import ContextTypes, Timers
+from ..messages import IPAddress, Message
+from .records import End, Record
+
+MAXIMUM_RECORDS = 256
+"""Messages of one mobile node that are looked back on (ours)."""
+
+MAXIMUM_OCTETS = 32 * 1024 * 1024
+"""Octets of all messages that are looked back on (ours)."""
+
+RECORD_OCTETS = 2048
+"""What one record is counted as beside its own octets (ours; about what its objects take)."""
+
+QUIET_SECONDS = 60.0
+"""A mobile node's story ends after so long a silence, by the capture's clock (ours: four hand-over times)."""
+
+MAXIMUM_REMEMBERED = 4096
+"""Items that a rule remembers beyond one story (ours)."""
+
+StoryKey = Union[IPAddress, tuple[IPAddress, IPAddress]]
+_M = TypeVar("_M")
+_T = TypeVar("_T")
+
+
+@dataclass
+class Story:
+    """One mobile node's messages in their order; ``key`` is its address, or the two ends of what has none."""
+
+    key: StoryKey
+    records: deque[Record] = field(default_factory=deque)
+    octets: int = 0
+    forgotten: int = 0
+
+    def of(self, *kinds: type[_M]) -> Iterator[tuple[Record, _M]]:
+        """Records of these message types, oldest first."""
+        for item in self.records:
+            if isinstance(item.message, kinds):
+                yield item, item.message
+
+    def back(self, *kinds: type[_M]) -> Iterator[tuple[Record, _M]]:
+        """The same, newest first."""
+        for item in reversed(self.records):
+            if isinstance(item.message, kinds):
+                yield item, item.message
+
+    @property
+    def last_time(self) -> float:
+        """Of its newest message."""
+        return self.records[-1].time if self.records else 0.0
+
+
+@dataclass
+class Case:
+    """What the judge was given, and what rules remember.
+
+    ``keys``: secrets that mobile nodes share with their previous routers.  ``contexts``: from context files.
+    ``on_the_wire``: the capture was taken between the routers' hosts, so that IPsec would show as ESP.
+    ``live``: one side is the prober, which is not judged.  ``end``: the time of the last packet.
+    """
+
+    timers: Timers = field(default_factory=Timers)
+    context_types: ContextTypes = field(default_factory=ContextTypes)
+    request_rate: float = 10.0
+    keys: Sequence[bytes] = field(default=(), repr=False)
+    contexts: Sequence[Context] = field(default=(), repr=False)
+    on_the_wire: bool = False
+    live: bool = False
+    end: float = 0.0
+    esp_paths: OrderedDict[frozenset[IPAddress], int] = field(default_factory=OrderedDict)
+    _memory: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def remember(self, rule_id: str, make: Callable[[], _T]) -> _T:
+        """What a rule keeps between stories."""
+        if rule_id not in self._memory:
+            self._memory[rule_id] = make()
+        found: _T = self._memory[rule_id]
+        return found
+
+
+class Bounded(OrderedDict[Any, Any]):
+    """A dictionary that forgets what was set the longest ago."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        while len(self) > MAXIMUM_REMEMBERED:
+            self.popitem(last=False)
+
+
+class Stories:
+    """All mobile nodes' stories; ``closed`` is told each story that ends."""
+
+    def __init__(self, closed: Callable[[Story], None]) -> None:
+        self._closed = closed
+        self._stories: OrderedDict[StoryKey, Story] = OrderedDict()
+        self._octets = 0
+
+    def of(self, item: Record) -> Story:
+        """The story that a record belongs to, without it."""
+        self._close_quiet(item.time)
+        mn = item.mn
+        one, other = sorted((router(item.source), router(item.destination)), key=str)
+        key: StoryKey = mn if mn is not None else (one, other)
+        story = self._stories.setdefault(key, Story(key))
+        self._stories.move_to_end(key)
+        return story
+
+    def add(self, story: Story, item: Record) -> None:
+        """The record, once it was judged."""
+        size = len(item.octets) + RECORD_OCTETS
+        story.records.append(item)
+        story.octets += size
+        self._octets += size
+        while len(story.records) > MAXIMUM_RECORDS:
+            self._forget(story)
+        while self._octets > MAXIMUM_OCTETS and len(self._stories) > 1:
+            self._close(next(iter(self._stories)))
+        while self._octets > MAXIMUM_OCTETS and story.records:
+            self._forget(story)
+
+    def finish(self) -> None:
+        """End all stories."""
+        while self._stories:
+            self._close(next(iter(self._stories)))
+
+    def _forget(self, story: Story) -> None:
+        size = len(story.records.popleft().octets) + RECORD_OCTETS
+        story.octets -= size
+        story.forgotten += 1
+        self._octets -= size
+
+    def _close_quiet(self, now: float) -> None:
+        while self._stories:
+            key, oldest = next(iter(self._stories.items()))
+            if not oldest.records or now - oldest.last_time <= QUIET_SECONDS:
+                return
+            self._close(key)
+
+    def _close(self, key: StoryKey) -> None:
+        story = self._stories.pop(key)
+        self._octets -= story.octets
+        self._closed(story)
+
+
+def router(end: End) -> IPAddress:
+    """Routers and mobile nodes are known by their addresses, whatever their ports."""
+    return end[0]
+
+
+def between(one: Record, other: Record, *, back: bool = False) -> bool:
+    """Whether two records have the same source and destination; ``back``: one answers the other."""
+    source, destination = router(other.source), router(other.destination)
+    if back:
+        source, destination = destination, source
+    return router(one.source) == source and router(one.destination) == destination
+
+
+def short(message: Message | None) -> str:
+    """A message's short name."""
+    return message.short_name if message is not None else "no message"

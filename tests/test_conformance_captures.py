@@ -1,0 +1,247 @@
+"""``cxtp conform`` and ``cxtp ladder`` on capture files: every transport, the reports, real traces, memory."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from conformance_traces import ICMP, NOBODYS, SCTP, A, B, Said, Trace, ctd, judge, say
+from helpers import KEY
+from mutators import a_reserved_bit
+from test_conformance_rules import FULL, REACTIVE, REPEATED
+
+from contexts.key_cases import with_key_case
+from cxtp.adapters.capture import PcapWriter
+from cxtp.adapters.context_file import FileSession, write_context_file
+from cxtp.adapters.strongswan_ha import read_ha_capture
+from cxtp.cli import main
+from cxtp.conformance.judge import judge_capture
+from cxtp.conformance.story import Case
+from cxtp.conformance.verdicts import Group, Level, Verdict
+from cxtp.wire import IcmpMessage, build, build_icmp
+
+TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
+ROOT = Path(__file__).parent.parent
+
+
+def write(path: Path, trace: Trace, spoil: bool = False) -> Path:
+    """The trace as a capture; ``spoil``: a reserved bit in its second message."""
+    with PcapWriter(path) as writer:
+        for index, step in enumerate(trace.steps):
+            assert isinstance(step, Said)
+            octets = step.what if isinstance(step.what, bytes) else build(step.what)
+            if spoil and index == 1:
+                octets = a_reserved_bit(octets, None)  # type: ignore[arg-type]
+            if step.transport is ICMP:
+                packet = build_icmp(IcmpMessage(41, octets), (step.source, step.destination))
+                writer.write_icmp(step.time, step.source, step.destination, packet)
+            elif step.transport is SCTP:
+                writer.write_sctp(step.time, step.source, 5091, step.destination, 5091, octets)
+            else:
+                writer.write_udp(step.time, step.source, 5091, step.destination, 5091, octets)
+    return path
+
+
+@pytest.mark.parametrize("trace", [FULL, REACTIVE, REPEATED])
+def test_a_capture_is_judged_as_its_records_are(tmp_path: Path, trace: Trace) -> None:
+    report = judge_capture(write(tmp_path / "good.pcap", trace), Case(keys=trace.keys))
+    direct = judge(trace)
+    assert report.verdict is Verdict.PASS
+    assert not report.failed()
+    assert report.messages == direct.messages
+    differing = {r.rule.id for r, d in zip(report.results, direct.results, strict=True) if r.verdict is not d.verdict}
+    # The capture ends with its last message; and the trace in the clear is doubted as it is.
+    assert differing <= {"2.5.4-reply", "2.5.2-answer", "2.5.5-cancel", "2.5-malformed"}
+
+
+def test_exit_codes_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = write(tmp_path / "good.pcap", FULL), write(tmp_path / "bad.pcap", FULL, spoil=True)
+    keys = tmp_path / "keys"
+    keys.write_text(KEY.hex() + "\n")
+    keys.chmod(0o600)
+    assert main(["conform", str(good), "--psk-file", str(keys)]) == 0
+    assert "verdict: pass" in capsys.readouterr().out
+    assert main(["conform", str(bad)]) == 1
+    text = capsys.readouterr().out
+    assert "2.5-reserved" in text and "#2" in text and "RFC 4067, 2.5" in text  # noqa: PT018
+    assert main(["conform", str(bad), "--only", "transport"]) == 0
+    capsys.readouterr()
+    assert main(["conform", str(bad), "--format", "json"]) == 1
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["verdict"] == "fail"
+    (failed,) = [rule for rule in plain["rules"] if rule["verdict"] == "fail"]
+    assert failed["id"] == "2.5-reserved"
+    assert failed["faults"] == [{"packets": [2], "expected": "reserved bits 0", "seen": "0x1"}]
+    assert main(["conform", str(bad), "--format", "junit"]) == 1
+    suite = ElementTree.fromstring(capsys.readouterr().out)
+    assert (suite.get("failures"), len(suite.findall("testcase"))) == ("1", len(plain["rules"]))
+    assert main(["conform"]) == 2
+    assert main(["conform", str(tmp_path / "none.pcap")]) == 2
+    (tmp_path / "none.pcap").write_bytes(b"no capture")
+    assert main(["conform", str(tmp_path / "none.pcap")]) == 3
+
+
+def test_level_and_group_select_rules(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.pcap", FULL)
+    report = judge_capture(path, groups=[Group.FLOWS], level=Level.MUST)
+    assert {r.rule.group for r in report.results} == {Group.FLOWS}
+    assert {r.rule.level for r in report.results} == {Level.MUST}
+
+
+WITHOUT_ESP = {"transport-mode"}
+"""Recorded where the capture shows no ESP packet of these SAs."""
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in TRACES.iterdir() if path.is_dir()))
+def test_real_traces(name: str) -> None:
+    """What strongSwan's ha plugin told, in case 1, 2 and 3, opens all that client and gateway sent."""
+    exports = sorted((TRACES / name).glob("ha*.pcap"))
+    contexts = [c for e in exports for s in read_ha_capture(e, keep_deleted=True).sessions() for c in s.contexts]
+    in_cases = [*contexts, *with_key_case(contexts, 2), *with_key_case(contexts, 3)]
+    report = judge_capture(TRACES / name / "outer.pcap", Case(contexts=in_cases), groups=[Group.CONTENT, Group.SAFETY])
+    assert not report.failed(), [(r.rule.id, r.faults[0]) for r in report.failed()]
+    for rule in ("content-keys", "content-key-cases", "content-opens-ike"):
+        assert report.of(rule).verdict is Verdict.PASS, rule
+    assert (report.of("content-opens-esp").verdict is Verdict.PASS) == (name not in WITHOUT_ESP)
+
+
+@pytest.mark.parametrize("name", ["k-takeover-exact", "takeover-resync"])
+def test_real_traces_with_a_hand_over(tmp_path: Path, name: str) -> None:
+    """What both gateways' ha plugins told, in case 1, 2 and 3: it opens all that the client and they sent."""
+    exports = sorted((TRACES / name).glob("ha-*.pcap"))
+    case_1 = [s for export in exports for s in read_ha_capture(export, keep_deleted=True).sessions()]
+    contexts = [c for session in case_1 for c in session.contexts]
+    in_cases = [*contexts, *with_key_case(contexts, 3)]
+    report = judge_capture(TRACES / name / "outer.pcap", Case(contexts=in_cases))
+    assert not report.failed(), [(r.rule.id, r.faults[0]) for r in report.failed()]
+    for rule in ("content-keys", "content-key-cases", "content-opens-ike", "content-opens-esp"):
+        assert report.of(rule).verdict is Verdict.PASS, rule
+    assert report.of("safety-sequence-numbers").verdict is Verdict.PASS
+    file = tmp_path / "sessions.json"
+    merged = {session.mn_address: session for session in case_1}
+    write_context_file(file, [FileSession(a, s.contexts) for a, s in merged.items()], None, True)
+    assert main(["conform", str(TRACES / name / "outer.pcap"), "--context", str(file), "--only", "content"]) == 0
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from cxtp.conformance.judge import judge_capture
+report = judge_capture(Path(sys.argv[1]))
+print(report.messages, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_capture(tmp_path: Path) -> None:
+    """Many mobile nodes in one hour and in five: stories end, what is looked back on has its limit."""
+    peaks = []
+    for count in (500, 2500):
+        path = tmp_path / f"{count}.pcap"
+        with PcapWriter(path) as writer:
+            for n in range(count):
+                mn = type(A)(0x0A000000 + n)
+                data = build(ctd(NOBODYS, mn=mn, acknowledge=False))
+                writer.write_udp(1000 + n * 2.4, A, 5091, B, 5091, data)
+        out = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        messages, peak = map(int, out.stdout.split())
+        assert messages == count
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + 8 * 1024, peaks  # KiB
+
+
+def test_the_plugin(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "good.pcap", REACTIVE), write(tmp_path / "bad.pcap", REACTIVE, spoil=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    for path, code, failed in ((good, 0, ""), (bad, 1, "1 failed")):
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "cxtp.pytest_plugin", "--rootdir", str(tmp_path),
+             "-p", "no:cacheprovider", "--cxtp-trace", str(path), str(tmp_path)],
+            capture_output=True, text=True, cwd=tmp_path, env=environment,
+        )  # fmt: skip
+        assert run.returncode == code, run.stdout + run.stderr
+        assert failed in run.stdout
+        assert "passed" in run.stdout
+
+
+def test_the_plugin_is_an_entry_point() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    assert settings["options.entry_points"]["pytest11"].strip() == "cxtp = cxtp.pytest_plugin"
+    code = "import sys, cxtp.pytest_plugin; print([m for m in sys.modules if m.startswith(('scapy', 'construct'))])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert said.strip() == "[]", "it must cost nothing where no trace is given"
+
+
+def test_live_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    peer = ["conform", "--live", "127.9.9.9", "--role", "mobile-node"]
+    assert main(peer) == 2
+    assert "--listen" in capsys.readouterr().err
+    options = ["--listen", "127.9.9.8:5091", "--mn", "192.0.2.1", "--patience", "0.1"]
+    assert main([*peer, *options]) == 0
+    assert "verdict: not exercised" in capsys.readouterr().out
+    assert main(["conform", "x.pcap", "--live", "127.9.9.9"]) == 2
+
+
+def test_ladders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "t.pcap", FULL)
+    assert main(["ladder", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.search(r"[A-Z]{3,4}[AR]? [AS]=\d|CTAA", line)[0] for line in lines[1:]] == [  # type: ignore[index]
+        "CTAR A=1", "CTAR A=1", "PCTD A=1", "CTDR S=1", "CTAA", "CTAA",
+    ]  # fmt: skip
+    for name in ("l.svg", "l.html"):
+        assert main(["ladder", str(path), "-o", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_text().count('class="arrow"') == 6
+    ElementTree.parse(tmp_path / "l.svg")
+    assert main(["ladder", str(path), "-o", str(tmp_path / "l.png")]) == 2
+
+
+def chromium() -> str:
+    found = shutil.which("chromium")
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("chromium is not installed")
+        pytest.skip("needs chromium")
+    return found
+
+
+def test_the_html_report_in_a_browser(tmp_path: Path) -> None:
+    """Links lead somewhere, the ladder is there, nothing is fetched, no script runs."""
+    bad = write(tmp_path / "bad.pcap", FULL, spoil=True)
+    page = tmp_path / "report.html"
+    assert main(["conform", str(bad), "--format", "html", "-o", str(page)]) == 1
+    source = page.read_text()
+    assert "<script" not in source and "javascript:" not in source  # noqa: PT018
+    assert not re.search(r"""(?:src|href)=["'](?!#)|url\(|@import""", source.replace("http://www.w3.org/2000/svg", ""))
+    log = tmp_path / "net.json"
+    browser = subprocess.run(
+        [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    del log
+    dom = browser.stdout
+    assert "CONSOLE" not in browser.stderr, browser.stderr
+    targets = set(re.findall(r'id="([^"]+)"', dom))
+    links = set(re.findall(r'href="#([^"]+)"', dom))
+    assert links and links <= targets, links - targets  # noqa: PT018
+    assert dom.count('class="arrow"') == 6
+    assert 'id="packet-2"' in dom and "rule-2.5-reserved" in links  # noqa: PT018
+    assert KEY.hex() not in dom
+
+
+def test_unordered_steps_are_none(tmp_path: Path) -> None:
+    """Frames of a trace that is one message: nothing is exercised but what one message shows."""
+    report = judge_capture(write(tmp_path / "one.pcap", Trace((say(0, A, B, ctd(acknowledge=False)),))))
+    assert report.of("3.1-backoff").verdict is Verdict.NOT_EXERCISED
+    assert report.of("2.5.3-protected").verdict is Verdict.INCONCLUSIVE
