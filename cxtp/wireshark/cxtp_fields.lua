@@ -209,24 +209,24 @@ return function(names)
     number(8, "replica.format", "Format")
     number(8, "replica.kind", "Kind", names.replica)
 
-    local function expert(abbreviation, label, group, severity)
+    local function info(abbreviation, label, group, severity)
         experts[abbreviation] = ProtoExpert.new("cxtp.expert." .. abbreviation, label, group, severity)
     end
-    expert("malformed", "Not a CXTP message", expert_group.MALFORMED, expert_severity.ERROR)
-    expert("checksum", "ICMP checksum is wrong", expert_group.CHECKSUM, expert_severity.ERROR)
-    expert("context_malformed", "Not a context of its type", expert_group.MALFORMED, expert_severity.ERROR)
-    expert("context_missing", "A mandatory parameter is missing", expert_group.MALFORMED, expert_severity.ERROR)
-    expert("context_unsupported", "A parameter or value that is not supported", expert_group.UNDECODED,
-        expert_severity.ERROR)
-    expert("continuation", "A continuation block that continues nothing", expert_group.MALFORMED, expert_severity.ERROR)
-    expert("unusual", "Legal, and yet worth a look", expert_group.PROTOCOL, expert_severity.NOTE)
-    expert("reserved", "Reserved bits are set", expert_group.PROTOCOL, expert_severity.NOTE)
-    expert("vendor", "The value of a known vendor parameter can't be read", expert_group.UNDECODED, expert_severity.NOTE)
-    expert("token", "The authorization token does not match", expert_group.SECURITY, expert_severity.WARN)
-    expert("hop_limit", "Sent with another hop limit than 255 (RFC 4067, 3.2)", expert_group.PROTOCOL,
-        expert_severity.WARN)
-    expert("truncated", "The capture holds a part of the message alone", expert_group.UNDECODED, expert_severity.WARN)
-    expert("retransmission", "Sent before", expert_group.SEQUENCE, expert_severity.NOTE)
-    expert("failure", "A context was refused", expert_group.RESPONSE_CODE, expert_severity.NOTE)
+    info("malformed", "Not a CXTP message", expert.group.MALFORMED, expert.severity.ERROR)
+    info("checksum", "ICMP checksum is wrong", expert.group.CHECKSUM, expert.severity.ERROR)
+    info("context_malformed", "Not a context of its type", expert.group.MALFORMED, expert.severity.ERROR)
+    info("context_missing", "A mandatory parameter is missing", expert.group.MALFORMED, expert.severity.ERROR)
+    info("context_unsupported", "A parameter or value that is not supported", expert.group.UNDECODED,
+        expert.severity.ERROR)
+    info("continuation", "A continuation block that continues nothing", expert.group.MALFORMED, expert.severity.ERROR)
+    info("unusual", "Legal, and yet worth a look", expert.group.PROTOCOL, expert.severity.NOTE)
+    info("reserved", "Reserved bits are set", expert.group.PROTOCOL, expert.severity.NOTE)
+    info("vendor", "The value of a known vendor parameter can't be read", expert.group.UNDECODED, expert.severity.NOTE)
+    info("token", "The authorization token does not match", expert.group.SECURITY, expert.severity.WARN)
+    info("hop_limit", "Sent with another hop limit than 255 (RFC 4067, 3.2)", expert.group.PROTOCOL,
+        expert.severity.WARN)
+    info("truncated", "The capture holds a part of the message alone", expert.group.UNDECODED, expert.severity.WARN)
+    info("retransmission", "Sent before", expert.group.SEQUENCE, expert.severity.NOTE)
+    info("failure", "A context was refused", expert.group.RESPONSE_CODE, expert.severity.NOTE)
     return fields, experts
 end
