@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import check_path, context, demo, dissect, gateway, mobile_node, node, pki
+from .commands import check_path, context, demo, dissect, gateway, mobile_node, node, pki, wireshark
 from .errors import ConfigurationError, CxtpError
 
-COMMANDS = (demo, dissect, context, gateway, node, mobile_node, check_path, pki)
+COMMANDS = (demo, dissect, context, gateway, node, mobile_node, check_path, pki, wireshark)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -354,11 +354,12 @@ return function(names, fields, experts, Reader)
     local function vendor(r)
         local enterprise = r:number("vendor.enterprise", 4)
         local number, number_item = r:number("vendor.number", 2)
+        local start = r.position
         local _, item = r:field("vendor.value", r:left())
         local read = (vendors[enterprise] or {})[number]
         if not read then return end
         number_item:append_text(" (" .. names.vendor[enterprise][number] .. ")")
-        local inner = Reader.new(r.tvb, r.stop - item.len, r.stop, item)
+        local inner = Reader.new(r.tvb, start, r.stop, item)
         Reader.guard(function()
             local fine, fault = pcall(read, inner)
             if fine and inner:left() > 0 then fault = { text = "octets left over", item = item } end
