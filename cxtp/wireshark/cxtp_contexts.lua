@@ -361,15 +361,9 @@ return function(names, fields, experts, Reader)
         number_item:append_text(" (" .. names.vendor[enterprise][number] .. ")")
         local inner = Reader.new(r.tvb, start, r.stop, item)
         Reader.guard(function()
-            local fine, fault = pcall(read, inner)
-            if fine and inner:left() > 0 then fault = { text = "octets left over", item = item } end
-            if type(fault) == "table" then
-                fault.kind = "vendor"
-                error(fault, 0)
-            elseif not fine then
-                error(fault, 0)
-            end
-        end)
+            read(inner)
+            if inner:left() > 0 then inner:refuse("octets left over") end
+        end, "vendor")
     end
 
     -- --- the frame (2) ---

@@ -251,7 +251,7 @@ return function(names, fields, experts, Reader, contexts, token, tracking, setti
             header(r, size, message)
             tree:append_text(", " .. names.short[message.type])
             bodies[message.type](r, message)
-        end)
+        end, "malformed")
         if fault then
             if r.stop > r.position then
                 tree:add(fields.excess, tvb(r.position, r.stop - r.position))

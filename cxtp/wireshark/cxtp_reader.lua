@@ -91,10 +91,11 @@ return function(fields, experts)
     end
 
     -- an item from here to `stop` whose faults stay inside it; gives the fault, or nil and the result
-    function Reader.guard(read)
+    function Reader.guard(read, kind)
         local fine, result = pcall(read)
         if fine then return nil, result end
         if type(result) ~= "table" then error(result, 0) end
+        result.kind = kind or result.kind
         result.item:add_proto_expert_info(experts[result.kind], result.text)
         return result
     end

@@ -17,7 +17,12 @@ LISTS = {
     "requested", "cdb", "record", "additional_secrets", "earlier", "earlier_keys", "additional_ke", "chain",
     "vendor_ids", "local_selectors", "remote_selectors",
 }  # fmt: skip
-OCTETS = {"token", "key", "data", "value", "text", "name", "digest", "subnet_prefix", "bitmap"}
+OCTETS = {
+    "token", "key", "data", "value", "text", "name", "digest", "subnet_prefix", "bitmap", "private_key",
+    "peer_key_exchange", "shared_secret", "skeyseed", "earlier", "additional_secrets", "sk_d", "sk_ai", "sk_ar", "sk_ei",
+    "sk_er", "sk_pi", "sk_pr", "vendor_ids", "chain", "ni", "nr", "inbound_encryption", "inbound_integrity",
+    "outbound_encryption", "outbound_integrity",
+}  # fmt: skip
 DROPPED = {
     "cxtp.version", "cxtp.key_length", "cxtp.requested.padding", "cxtp.context.reserved", "cxtp.context.octets",
     "cxtp.context.count", "cxtp.context.padding", "cxtp.host.family", "cxtp.selector.type", "cxtp.selector.length",
@@ -119,26 +124,29 @@ def _context(node: ElementTree.Element) -> Normal:
 
 
 def _parameter(node: ElementTree.Element) -> Normal:
+    level, number = (_number(node, f"cxtp.parameter.{name}") for name in ("level", "number"))
+    label = "MOV"[level] + str(number)
     found = _record(node)
-    label = "MOV"[found.pop("level")] + str(number := found.pop("number"))
-    found.pop("length")
+    for name in ("level", "number", "length"):
+        found.pop(name)
     if label == "V0":
         return _vendor(node)
     if not found.get("compressed", 1):
         found = {"compressed": 0}
-    assert number >= 0
     return {"parameter": label, **found}
+
+
+def _number(node: ElementTree.Element, name: str) -> int:
+    (found,) = node.findall(f"field[@name='{name}']")
+    return int(found.get("show", ""), 0)
 
 
 def _vendor(node: ElementTree.Element) -> Normal:
     (value,) = node.findall("field[@name='cxtp.vendor.value']")
-    enterprise = node.find("field[@name='cxtp.vendor.enterprise']")
-    number = node.find("field[@name='cxtp.vendor.number']")
-    assert enterprise is not None and number is not None
     found: Normal = {
         "parameter": "V0",
-        "enterprise": int(enterprise.get("show", ""), 0),
-        "number": int(number.get("show", ""), 0),
+        "enterprise": _number(node, "cxtp.vendor.enterprise"),
+        "number": _number(node, "cxtp.vendor.number"),
         "value": value.get("value", ""),
     }
     if any(name == "cxtp.expert.vendor" for name in experts(value)):
