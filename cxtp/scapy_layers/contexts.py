@@ -351,7 +351,11 @@ class CXTPListener(Packet):
     """An IPv6 multicast listener (5)."""
 
     name = "CXTP multicast listener"
-    fields_desc = [StrFixedLenField("subnet_prefix", bytes(8), 8), IP6Field("group", "ff02::1"), StrField("padding", b"")]
+    fields_desc = [
+        StrFixedLenField("subnet_prefix", bytes(8), 8),
+        IP6Field("group", "ff02::1"),
+        StrField("padding", b""),
+    ]
 
 
 class CXTPManifest(Packet):

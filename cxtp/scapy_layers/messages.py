@@ -74,7 +74,7 @@ class CXTPBlock(_Inner):
         ByteField("length", None),
         BitField("presence", None, 1),
         BitField("reserved", 0, 7),
-        ConditionalField(IntField("presence_vector", None), lambda p: p.presence or p.presence_vector is not None),
+        ConditionalField(IntField("presence_vector", None), lambda p: p.presence or p.fields.get("presence_vector") is not None),
         StrLenField("data", b"", length_from=lambda p: max(8 * p.length - 4 - 4 * p.presence, 0)),
     ]
 
@@ -110,7 +110,7 @@ class CXTP(Packet):
         """The same for a request and its answers: the MN's address names an exchange (RFC 4067, 2.5)."""
         return str(self.mn_address).encode()
 
-    def answers(self, other: Packet) -> bool:
+    def answers(self, other: Any) -> bool:
         """CTAA to CTAR, CTD and PCTD to CT-Req, CTDR to CTD and PCTD."""
         asked = ANSWERS.get(type(self), ())
         return isinstance(other, tuple(asked)) and str(other.mn_address) == str(self.mn_address)
