@@ -19,8 +19,8 @@ from witnesses import wireshark
 from witnesses.normal_form import ours
 
 from contexts.base import encode
-from cxtp.adapters.capture.writer import PcapWriter
 from cxtp.adapters.capture.transport import udp_datagrams
+from cxtp.adapters.capture.writer import PcapWriter
 from cxtp.cli import main
 from cxtp.continuation import to_blocks
 from cxtp.manifest import plan_parts

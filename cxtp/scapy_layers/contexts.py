@@ -230,7 +230,7 @@ parameter(
     ByteField("kind", 3),
     of_kind(count_of("chain"), 2), of_kind(reserved(2), 2), of_kind(many("chain"), 2),
     of_kind(reserved(3), 1, 3),
-    *[of_kind(f, 1) for f in octets("key")], *[of_kind(f, 3) for f in octets("name")],
+    *[of_kind(f, 1) for f in octets("key")], *[of_kind(f, 3) for f in octets("name_")],
 )  # fmt: skip
 parameter(IKE, 0, 12, "window", IntField("size", 1), *octets("bitmap"))
 parameter(
@@ -304,14 +304,14 @@ class CXTPContext(Packet):
         IntField("total_length", None),
         PacketListField(
             "parameters", [],
-            next_cls_cb=lambda p, done, last, rest: p.next_class(done, rest),
+            next_cls_cb=lambda p, done, last, rest: p.next_class(len(done) + (last is not None), rest),
         ),
         StrField("padding", b""),
     ]  # fmt: skip
 
-    def next_class(self, done: list[Packet], rest: bytes) -> Any:
+    def next_class(self, done: int, rest: bytes) -> Any:
         """The class of the parameter that ``rest`` begins with, for a value that is all there."""
-        if len(done) >= self.parameter_count or len(rest) < 4:
+        if done >= self.parameter_count or len(rest) < 4:
             return None
         head = int.from_bytes(rest[:2], "big")
         key = head >> 14, head & 0x3FFF

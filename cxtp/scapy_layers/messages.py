@@ -74,7 +74,9 @@ class CXTPBlock(_Inner):
         ByteField("length", None),
         BitField("presence", None, 1),
         BitField("reserved", 0, 7),
-        ConditionalField(IntField("presence_vector", None), lambda p: p.presence or p.fields.get("presence_vector") is not None),
+        ConditionalField(
+            IntField("presence_vector", None), lambda p: p.presence or p.fields.get("presence_vector") is not None
+        ),
         StrLenField("data", b"", length_from=lambda p: max(8 * p.length - 4 - 4 * p.presence, 0)),
     ]
 
@@ -215,7 +217,7 @@ class ExperimentalMobility(Packet):
         """The message's."""
         return bytes(self.payload.hashret())
 
-    def answers(self, other: Packet) -> bool:
+    def answers(self, other: Any) -> bool:
         """The message does."""
         return isinstance(other, ExperimentalMobility) and bool(self.payload.answers(other.payload))
 

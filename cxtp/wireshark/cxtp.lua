@@ -210,6 +210,16 @@ for name, number in pairs(ICMP_TYPES) do
     local original = Dissector.get(name)
     local carrier = Proto("cxtp_" .. name, "CXTP in " .. string.upper(name))
     function carrier.dissector(tvb, pinfo, root)
+        local ours = tvb:len() >= 5 and tvb(0, 1):uint() == number and tvb(4, 1):uint() == 1
+        if ours and name == "icmpv6" then -- Wireshark's own knows FMIPv6 alone under type 150, and fails
+            local tree = root:add(tvb(0, math.min(8, tvb:len())), "ICMPv6, experimental mobility: CXTP")
+            tree:add(tvb(0, 1), "Type: 150")
+            tree:add(tvb(1, 1), "Code: " .. tvb(1, 1):uint())
+            tree:add(tvb(2, 2), string.format("Checksum: 0x%04x", tvb(2, 2):uint()))
+            tree:add(tvb(4, 1), "Subtype: CXTP (1)")
+            show_in_icmp(tvb, pinfo, root, name)
+            return tvb:len()
+        end
         local taken = original:call(tvb, pinfo, root)
         if tvb:len() >= 1 and tvb(0, 1):uint() == number then
             if not (tvb:len() >= 5 and tvb(4, 1):uint() == 0) then -- subtype 0 is CARD (RFC 4066)

@@ -29,7 +29,11 @@ def _record(packet: Packet) -> Normal:
     found: Normal = {}
     for field in packet.fields_desc:
         name = field.name
-        if name.endswith("_") or name.startswith("reserved") and name != "reserved" or name in DROPPED:
+        if name == "name_":  # a Packet has a name of its own
+            if name in packet.fields and packet.kind == 3:
+                found["name"] = packet.fields[name].hex()
+            continue
+        if name.endswith("_") or (name.startswith("reserved") and name != "reserved") or name in DROPPED:
             continue
         if name[:-1].endswith("_") and name[-1].isdigit():
             continue

@@ -97,9 +97,7 @@ def _record(node: ElementTree.Element) -> Normal:
 
 def _value(name: str, key: str, node: ElementTree.Element) -> Any:
     shown = node.get("show", "")
-    if any(not child.startswith(("cxtp.presence", "cxtp.ike.extension")) for child, _ in _children(node)) and not (
-        key in OCTETS
-    ):
+    if any(not child.startswith(("cxtp.presence", "cxtp.ike.extension")) for child, _ in _children(node)) and key not in OCTETS:
         return _record(node)
     if key == "bitmap":
         return int(node.get("value") or "0", 16)
