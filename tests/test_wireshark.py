@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
+import subprocess
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -118,7 +120,8 @@ def test_requests_responses_and_repetitions(tshark: str, tmp_path: Path) -> None
     ctar = build(ContextTransferActivateRequest(mn_previous_address=MN, access_router_address=A, sequence_number=1))
     request = build(ContextTransferRequest(mn_previous_address=MN, sequence_number=1))
     first, again = (
-        build(ContextTransferData(mn_previous_address=MN, elapsed_time=t, blocks=blocks, acknowledge=True)) for t in (0, 40)
+        build(ContextTransferData(mn_previous_address=MN, elapsed_time=t, blocks=blocks, acknowledge=True))
+        for t in (0, 40)
     )
     receipt = tuple(ContextStatus(0xFF03, octet) for octet in (1, 2, 3, 4))
     reply = build(ContextTransferDataReply(mn_previous_address=MN, success=True, statuses=receipt))
@@ -208,3 +211,13 @@ def test_committed_scenarios(tshark: str, path: Path) -> None:
     datagrams = [ours(item.payload) for item in udp_datagrams(path, 5091)]
     seen = list(wireshark.all_normal(tshark, path, "-Y", "udp.port == 5091"))
     assert [found for trees in seen for found in trees] == datagrams
+
+
+def test_the_documented_filters_are_the_dissectors(tshark: str) -> None:
+    script = ["-X", f"lua_script:{wireshark.SCRIPT}"]
+    said = subprocess.run([tshark, *script, "-G", "fields"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split("\t") for line in said.splitlines() if line.startswith("F")]
+    known = {row[2]: row[1] for row in rows if row[2].startswith("cxtp.")}
+    text = (Path(__file__).parent.parent / "docs" / "wireshark.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(cxtp\.[a-z0-9_.]+)` \| (.*?) \|$", text, re.MULTILINE))
+    assert listed == {name: label for name, label in known.items() if not name.startswith("cxtp.presence.")}
