@@ -115,7 +115,7 @@ class CXTP(Packet):
     def answers(self, other: Any) -> bool:
         """CTAA to CTAR, CTD and PCTD to CT-Req, CTDR to CTD and PCTD."""
         asked = ANSWERS.get(type(self), ())
-        return isinstance(other, tuple(asked)) and str(other.mn_address) == str(self.mn_address)
+        return isinstance(other, tuple(asked)) and str(getattr(other, "mn_address", None)) == str(self.mn_address)
 
 
 def header(number: int, flag: str | None = None) -> list[Any]:
