@@ -1,0 +1,228 @@
+"""The dissector in Wireshark against our own decoder: field by field, and good where and only where ours says good."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from context_examples import VALUES
+from context_strategies import contexts as context_strategy
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from message_strategies import messages as message_strategy
+from message_strategies import worked_examples
+from mutators import mutated
+from witnesses import wireshark
+from witnesses.normal_form import ours
+
+from contexts.base import encode
+from cxtp.adapters.capture.transport import udp_datagrams
+from cxtp.adapters.capture.writer import PcapWriter
+from cxtp.cli import main
+from cxtp.continuation import to_blocks
+from cxtp.manifest import plan_parts
+from cxtp.messages import (
+    ContextRequest,
+    ContextStatus,
+    ContextTransferActivateAcknowledge,
+    ContextTransferActivateRequest,
+    ContextTransferData,
+    ContextTransferDataReply,
+    ContextTransferRequest,
+    EncodedContext,
+)
+from cxtp.token import compute_token
+from cxtp.wire import IcmpMessage, build, build_icmp
+
+A, B = ip_address("192.0.2.1"), ip_address("192.0.2.2")
+A6, B6 = ip_address("2001:db8::1"), ip_address("2001:db8::2")
+MN = ip_address("192.0.2.77")
+QUICK = {"database": None, "deadline": None, "phases": [Phase.generate], "suppress_health_check": list(HealthCheck)}
+
+
+@pytest.fixture(scope="module")
+def tshark() -> str:
+    path = shutil.which("tshark")
+    if path is None:
+        assert os.environ.get("CI") != "true", "tshark is missing: apt-get install tshark"
+        pytest.skip("tshark is not installed")
+    return path
+
+
+def generated(count: int) -> list[bytes]:
+    """Messages of every kind, and CTDs with contexts of every kind."""
+    found: list[bytes] = list(worked_examples().values())
+
+    @seed(1)
+    @settings(max_examples=count, **QUICK)
+    @given(message_strategy())
+    def of_messages(message: object) -> None:
+        found.append(build(message))  # type: ignore[arg-type]
+
+    @seed(2)
+    @settings(max_examples=count, **QUICK)
+    @given(context_strategy)
+    def of_contexts(context: object) -> None:
+        blocks = to_blocks(encode(context))  # type: ignore[arg-type]
+        found.append(build(ContextTransferData(mn_previous_address=MN, elapsed_time=1, blocks=blocks)))
+
+    of_messages()
+    of_contexts()
+    for value in VALUES.values():
+        encoded = encode(value)
+        for blocks in plan_parts([encoded, EncodedContext(0x7001, b"x" * 5000)], transfer_id=5, generation=9):
+            found.append(build(ContextTransferData(mn_previous_address=MN, elapsed_time=0, blocks=blocks)))
+    return found
+
+
+def as_udp(path: Path, messages: list[bytes]) -> Path:
+    with PcapWriter(path) as writer:
+        for number, octets in enumerate(messages):
+            writer.write_udp(float(number * 20), A, 5091, B, 5091, octets)
+    return path
+
+
+def compare(tshark: str, path: Path, messages: list[bytes]) -> None:
+    seen = [found for found in wireshark.all_normal(tshark, path) if found]
+    assert len(seen) == len(messages)
+    for octets, (found,) in zip(messages, seen, strict=True):
+        assert found == ours(octets), octets.hex()
+
+
+def test_generated_messages(tshark: str, tmp_path: Path) -> None:
+    messages = generated(700)
+    assert all(ours(octets) is not None for octets in messages)
+    compare(tshark, as_udp(tmp_path / "generated.pcap", messages), messages)
+
+
+def test_spoiled_messages(tshark: str, tmp_path: Path) -> None:
+    rng = random.Random(4067)
+    sound = generated(150)
+    spoiled = [octets for octets in (mutated(rng.choice(sound), rng)[:60_000] for _ in range(3000)) if octets]
+    verdicts = [ours(octets) is None for octets in spoiled]
+    assert 0.2 < sum(verdicts) / len(verdicts) < 0.95
+    compare(tshark, as_udp(tmp_path / "spoiled.pcap", spoiled), spoiled)
+
+
+def fields(tshark: str, path: Path, names: list[str], *options: str) -> list[list[str]]:
+    wanted = [part for name in names for part in ("-e", name)]
+    said = wireshark.run(tshark, path, "-2", "-T", "fields", "-E", "separator=|", *wanted, *options)
+    return [line.split("|") for line in said.splitlines()]
+
+
+def test_requests_responses_and_repetitions(tshark: str, tmp_path: Path) -> None:
+    blocks = plan_parts([encode(VALUES["ike-sa-case-3"])], transfer_id=0x01020304, generation=2)[0]
+    ctar = build(ContextTransferActivateRequest(mn_previous_address=MN, access_router_address=A, sequence_number=1))
+    request = build(ContextTransferRequest(mn_previous_address=MN, sequence_number=1))
+    first, again = (
+        build(ContextTransferData(mn_previous_address=MN, elapsed_time=t, blocks=blocks, acknowledge=True))
+        for t in (0, 40)
+    )
+    receipt = tuple(ContextStatus(0xFF03, octet) for octet in (1, 2, 3, 4))
+    reply = build(ContextTransferDataReply(mn_previous_address=MN, success=True, statuses=receipt))
+    path = tmp_path / "story.pcap"
+    with PcapWriter(path) as w:
+        w.write_udp(1.00, A6, 5091, B6, 5091, ctar)
+        w.write_udp(1.01, B, 5091, A, 5091, request)
+        w.write_udp(1.02, A, 5091, B, 5091, first)
+        w.write_udp(1.06, A, 5091, B, 5091, again)
+        w.write_udp(1.07, B, 5091, A, 5091, reply)
+        acknowledge = ContextTransferActivateAcknowledge(mn_previous_address=MN)
+        w.write_udp(1.50, B6, 5091, A6, 5091, build(acknowledge))
+    names = ["cxtp.response_in", "cxtp.response_to", "cxtp.response_time", "cxtp.retransmission_of", "cxtp.receipt"]
+    assert fields(tshark, path, names) == [
+        ["6", "", "", "", ""],
+        ["3", "", "", "", ""],
+        ["5", "2", "0.010000000", "", ""],
+        ["5", "2", "0.050000000", "3", ""],
+        ["", "3", "0.050000000", "", "0x01020304"],
+        ["", "1", "0.500000000", "", ""],
+    ]
+
+
+def test_tokens(tshark: str, tmp_path: Path) -> None:
+    key, asked = bytes.fromhex("00112233"), (ContextRequest(0xFF01), ContextRequest(0xFF02, 1))
+    good = compute_token(key, MN, 9, asked)
+    path = tmp_path / "tokens.pcap"
+    with PcapWriter(path) as w:
+        for number, token in enumerate((good, b"\1\2\3\4", bytes(4))):
+            message = ContextTransferRequest(
+                mn_previous_address=MN, sequence_number=9, authorization_token=token, requested=asked
+            )
+            w.write_udp(float(number), B, 5091, A, 5091, build(message))
+    names = ["cxtp.token.status", "cxtp.expert.token"]
+    told = fields(tshark, path, ["cxtp.token.status"], "-o", f"cxtp.token_keys:{MN}={key.hex()}")
+    assert told == [["1"], ["0"], ["3"]]
+    assert fields(tshark, path, names[:1]) == [["2"], ["2"], ["3"]]
+    assert fields(tshark, path, names[:1], "-o", "cxtp.token_keys:00112233") == told
+
+
+def test_every_transport(tshark: str, tmp_path: Path) -> None:
+    messages = generated(12)
+    large = build(ContextTransferData(mn_previous_address=MN, elapsed_time=0,
+                                      blocks=to_blocks(EncodedContext(0x7001, b"y" * 30_000))))
+    ctar = build(ContextTransferActivateRequest(mn_previous_address=MN, access_router_address=A, sequence_number=1))
+    path = tmp_path / "transports.pcap"
+    with PcapWriter(path) as w:
+        w.write_tcp(1.0, A, 40000, B, 5091, b"".join([*messages, large]))
+        for number, octets in enumerate([*messages, large]):
+            w.write_sctp(2.0 + number, A, 5091, B, 5091, octets)
+        w.write_sctp(50.0, A, 7, B, 8, ctar)  # known by its payload protocol identifier alone
+        w.write_icmp(60.0, A, B, build_icmp(IcmpMessage(41, ctar)))
+        w.write_icmp(61.0, A6, B6, build_icmp(IcmpMessage(150, ctar), (A6, B6)))
+        w.write_udp(70.0, A, 6000, B, 6001, ctar)
+        w.write_icmp(80.0, A, B, build_icmp(IcmpMessage(41, ctar, code=3)))
+    seen = [found for trees in wireshark.all_normal(tshark, path, "-d", "udp.port==6000,cxtp") for found in trees]
+    sent = [*messages, large]
+    assert seen == [ours(octets) for octets in (*sent, *sent, ctar, ctar, ctar, ctar)] + [None]
+
+
+def test_install_and_uninstall(tshark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["wireshark", "install"]) == 0
+    capsys.readouterr()
+    assert main(["wireshark", "install", "--print-path"]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder.is_relative_to(home)
+    assert (folder / "cxtp.lua").exists()
+    messages = list(worked_examples().values())
+    path = as_udp(tmp_path / "examples.pcap", messages)
+    seen = [[wireshark.normal(tree) for tree in trees] for trees in wireshark.packets(tshark, path, home=home)]
+    assert seen == [[ours(octets)] for octets in messages]
+    assert main(["wireshark", "uninstall", "--json"]) == 0
+    assert not list(folder.glob("cxtp*"))
+    assert main(["wireshark", "install", "--folder", "/dev/null/x"]) == 3
+
+
+PCAPS = Path(__file__).parent.parent / "pcaps"
+
+
+@pytest.mark.parametrize("path", sorted((PCAPS / "scenarios").glob("*.pcap*")), ids=lambda path: path.name)
+def test_committed_scenarios(tshark: str, path: Path) -> None:
+    datagrams = [ours(item.payload) for item in udp_datagrams(path, 5091)]
+    seen = list(wireshark.all_normal(tshark, path, "-Y", "udp.port == 5091"))
+    assert [found for trees in seen for found in trees] == datagrams
+
+
+def test_the_documented_filters_are_the_dissectors(
+    tshark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # -G reads no script that -X names: the dissector is installed
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["wireshark", "install"]) == 0
+    said = subprocess.run([tshark, "-G", "fields"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split("\t") for line in said.splitlines() if line.startswith("F")]
+    known = {row[2]: row[1] for row in rows if row[2].startswith("cxtp.")}
+    assert len(known) > 100
+    text = (Path(__file__).parent.parent / "docs" / "wireshark.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(cxtp\.[a-z0-9_.]+)` \| (.*?) \|$", text, re.MULTILINE))
+    assert listed == {name: label for name, label in known.items() if not name.startswith("cxtp.presence.")}
