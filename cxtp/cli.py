@@ -12,10 +12,23 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import check_path, conform, context, demo, dissect, gateway, ladder, mobile_node, node, pki, wireshark
+from .commands import (
+    check_path,
+    conform,
+    context,
+    demo,
+    dissect,
+    gateway,
+    keys,
+    ladder,
+    mobile_node,
+    node,
+    pki,
+    wireshark,
+)
 from .errors import ConfigurationError, CxtpError
 
-COMMANDS = (demo, dissect, conform, ladder, context, gateway, node, mobile_node, check_path, pki, wireshark)
+COMMANDS = (demo, dissect, conform, ladder, context, gateway, node, mobile_node, check_path, pki, wireshark, keys)
 
 
 def parser() -> argparse.ArgumentParser:
