@@ -23,12 +23,13 @@ from .commands import (
     ladder,
     mobile_node,
     node,
+    pcap,
     pki,
     wireshark,
 )
 from .errors import ConfigurationError, CxtpError
 
-COMMANDS = (demo, dissect, conform, ladder, context, gateway, node, mobile_node, check_path, pki, wireshark, keys)
+COMMANDS = (demo, dissect, conform, ladder, context, gateway, node, mobile_node, check_path, pki, wireshark, keys, pcap)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,7 +21,6 @@ from witnesses import wireshark
 from witnesses.normal_form import ours
 
 from contexts.base import encode
-from cxtp.adapters.capture.transport import udp_datagrams
 from cxtp.adapters.capture.writer import PcapWriter
 from cxtp.cli import main
 from cxtp.continuation import to_blocks
@@ -201,16 +200,6 @@ def test_install_and_uninstall(tshark: str, tmp_path: Path, monkeypatch: pytest.
     assert main(["wireshark", "uninstall", "--json"]) == 0
     assert not list(folder.glob("cxtp*"))
     assert main(["wireshark", "install", "--folder", "/dev/null/x"]) == 3
-
-
-PCAPS = Path(__file__).parent.parent / "pcaps"
-
-
-@pytest.mark.parametrize("path", sorted((PCAPS / "scenarios").glob("*.pcap*")), ids=lambda path: path.name)
-def test_committed_scenarios(tshark: str, path: Path) -> None:
-    datagrams = [ours(item.payload) for item in udp_datagrams(path, 5091)]
-    seen = list(wireshark.all_normal(tshark, path, "-Y", "udp.port == 5091"))
-    assert [found for trees in seen for found in trees] == datagrams
 
 
 def test_the_documented_filters_are_the_dissectors(

@@ -37,7 +37,9 @@ return function(names, fields, experts, Reader, contexts, token, tracking, setti
                 local fpt = g:number("record.fpt", 2)
                 local status, item = g:number("record.status", 1)
                 local reserved, reserved_item = g:number("record.reserved", 1)
-                if not names.status[status] then unusual(item, "unknown status code") end
+                if not names.status[status] and fpt ~= settings.numbers.manifest then
+                    unusual(item, "unknown status code")
+                end
                 if reserved ~= 0 then unusual(reserved_item, "reserved bits set") end
                 if fpt == settings.numbers.manifest then
                     receipt[#receipt + 1] = status

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from .files import CapturedPacket, CaptureError, read_packets
 from .internet import IpPacket, ip_packets
+from .pcapng import PcapngWriter
 from .tcp import TcpData, TcpReader, tcp_streams
 from .transport import (
     IcmpDatagram,
@@ -32,6 +33,7 @@ __all__ = [
     "IcmpDatagram",
     "IpPacket",
     "PcapWriter",
+    "PcapngWriter",
     "SctpData",
     "SctpReader",
     "TcpData",

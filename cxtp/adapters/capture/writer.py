@@ -69,7 +69,7 @@ class PcapWriter:
             self._file = os.fdopen(descriptor, "wb")
         except OSError as error:
             raise ConfigurationError(f"{self.path} can't be written: {error.strerror}") from error
-        self._put(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1))
+        self._put(self._beginning())
 
     def __enter__(self) -> PcapWriter:
         return self
@@ -238,14 +238,25 @@ class PcapWriter:
             fragment = struct.pack("!BxHI", protocol, start | more, self._identification & 0xFFFFFFFF)
             self._frame(time, source, destination, 0x86DD, head + fragment + part)
 
+    def hardware_address(self, address: IPAddress) -> bytes:
+        """The Ethernet address of the machine that has an IP address: locally administered, made of its end."""
+        return b"\x02\x00" + address.packed[-4:]
+
     def _frame(self, time: float, source: IPAddress, destination: IPAddress, ether_type: int, octets: bytes) -> None:
-        frame = _mac(destination) + _mac(source) + struct.pack("!H", ether_type) + octets
+        frame = self.hardware_address(destination) + self.hardware_address(source)
+        frame += struct.pack("!H", ether_type) + octets
         microseconds = round(time * 1_000_000)
         if not 0 <= microseconds < 2**32 * 1_000_000:
             raise LocalError(f"{time} s is no time that a pcap can hold")
         self._last_time = max(self._last_time, time)
-        self._put(struct.pack("<IIII", *divmod(microseconds, 1_000_000), len(frame), len(frame)) + frame)
+        self._put(self._record(microseconds, frame))
         self.packets += 1
+
+    def _beginning(self) -> bytes:
+        return struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1)
+
+    def _record(self, microseconds: int, frame: bytes) -> bytes:
+        return struct.pack("<IIII", *divmod(microseconds, 1_000_000), len(frame), len(frame)) + frame
 
     def _put(self, octets: bytes) -> None:
         try:
@@ -302,8 +313,3 @@ def _pseudo_header(source: IPAddress, destination: IPAddress, protocol: int, len
     if source.version == 4:
         return addresses + struct.pack("!xBH", protocol, length)  # RFC 768
     return addresses + struct.pack("!I3xB", length, protocol)  # RFC 8200, 8.1
-
-
-def _mac(address: IPAddress) -> bytes:
-    """A locally administered MAC address made of the IP address's end."""
-    return b"\x02\x00" + address.packed[-4:]
