@@ -32,7 +32,7 @@ def main() -> None:
         "negotiation": lambda: key_derivation.negotiation(seconds),
         "transfers": lambda: transfers(count),
         "memory": lambda: memory(count),
-        "gateways": lambda: gateways(min(count, 100)),
+        "gateways": lambda: gateways(min(count, 500)),
     }
     unknown = set(arguments.names) - set(benchmarks)
     if unknown:

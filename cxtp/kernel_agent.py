@@ -84,7 +84,8 @@ class KernelAgent:
                 log.warning("%s is left alone: %s", item.identifier, item.reason)
         self.not_learned = not_learned
         changed = 0
-        for mn_address in dict.fromkeys([*learned, *self._owned()]):
+        # What is gone first: a peer at another address has the SPIs that it had.
+        for mn_address in sorted({*learned, *self._owned()}, key=lambda address: address in learned):
             held = self._sessions.readable(mn_address)
             contexts = learned.get(mn_address, ())
             if held is not None and _spis(self._decoded(held)) == _spis(contexts):

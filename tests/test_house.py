@@ -52,6 +52,7 @@ SIBLINGS = [
     {"cxtp.roles", "contexts"},
     {"cxtp.transports", "cxtp.store", "cxtp.adapters"},
     {"cxtp.wire", "cxtp.scapy_layers"},  # the second is a witness of the first
+    {"contexts", "cxtp.scapy_layers"},
     {"cxtp.roles", "cxtp.conformance"},  # the second judges the first
 ]
 

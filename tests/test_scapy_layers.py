@@ -7,24 +7,12 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Packet, fuzz
 from test_wireshark import generated
 from witnesses import scapy_packets
-from witnesses.normal_form import Normal, ours
+from witnesses.normal_form import ours
 
 from contexts.base import encode
 from cxtp.scapy_layers import CTAA, CTAR, CTC, CTD, CTDR, CXTP, PCTD, CTReq, CXTPBlock, CXTPRequested, context_of
 from cxtp.scapy_layers.contexts import CONTEXTS
 from cxtp.wire import parse
-
-DECODED = ("text", "bits", "address", "type", "data", "unreadable")
-
-
-def without_vendor_values(message: Normal) -> Normal:
-    """scapy leaves a vendor parameter's value as octets."""
-    for context in message.get("contexts", []):
-        for parameter in context.get("parameters", []) if isinstance(context, dict) else []:
-            if parameter["parameter"] == "V0":
-                for name in DECODED:
-                    parameter.pop(name, None)
-    return message
 
 
 def test_the_same_fields() -> None:
@@ -34,7 +22,7 @@ def test_the_same_fields() -> None:
         assert found is not None
         if "refused" in str(found.get("contexts")) or any("status" in c for c in found.get("contexts", [])):
             continue
-        assert scapy_packets.normal(octets) == without_vendor_values(found), octets.hex()
+        assert scapy_packets.normal(octets) == scapy_packets.without_vendor_values(found), octets.hex()
         compared += 1
     assert compared > 900
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_scapy_layers import without_vendor_values
 from test_wireshark import tshark
 from witnesses import scapy_packets, wireshark
 from witnesses.normal_form import ours
@@ -71,7 +70,7 @@ def test_three_decoders_agree(name: str, tshark: str) -> None:
     for item, found in zip(octets, expected, strict=True):
         assert found is not None
         if not any("status" in context for context in found.get("contexts", [])):
-            assert scapy_packets.normal(item) == without_vendor_values(found)
+            assert scapy_packets.normal(item) == scapy_packets.without_vendor_values(found)
 
 
 @each_scenario

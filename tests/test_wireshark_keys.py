@@ -72,7 +72,7 @@ def test_strongswan_wrote_the_same_keys(trace: str, tmp_path: Path) -> None:
     for name, identity in (("ikev2_decryption_table", slice(0, 2)), ("esp_sa", slice(0, 4))):
         theirs = {tuple(row[identity]): row for row in csv.reader((TRACES / trace / name).read_text().splitlines())}
         ours = {tuple(row[identity]): row for row in csv.reader((tmp_path / name).read_text().splitlines())}
-        assert ours, name
+        assert ours or (trace, name) == ("transport-mode", "esp_sa")  # its export knows no CHILD_SA
         for key, row in ours.items():
             assert row == theirs[key]
 

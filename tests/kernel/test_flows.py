@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 from node_helpers import arrived_whole, opaque, recorded_contexts
+from witnesses import scapy_packets, wireshark
+from witnesses.normal_form import ours
 
+from cxtp.adapters.capture import ip_packets
 from cxtp.config import ProtocolConfig, Timers
+from cxtp.conformance.records import RecordReader
 from cxtp.messages import EncodedContext
 from cxtp.mobile import Activation, MobileNodeClient
 from cxtp.node import Node, NodeConfig
@@ -271,3 +275,13 @@ def test_what_the_wire_shows(network: Network, tmp_path: Path, version: int) -> 
     assert {tuple(row[:3]) for row in data} == {(str(0x43585450), "1", "5091")}
     assert len(mobile) >= 2  # CTAR, CTAA
     assert {(row[3], row[4]) for row in mobile} == {(number, "255")}
+    # Three decoders read what was sent alike: ours, Wireshark's with our dissector, scapy's.
+    reader = RecordReader()
+    octets = [item.octets for packet in ip_packets(capture) for item in reader.put(packet)]
+    assert len(octets) == len(data) + len(mobile)
+    expected = [ours(item) for item in octets]
+    assert [found for trees in wireshark.all_normal("tshark", capture) for found in trees] == expected
+    for item, found in zip(octets, expected, strict=True):
+        assert found is not None
+        if not any("status" in context for context in found.get("contexts", [])):
+            assert scapy_packets.normal(item) == scapy_packets.without_vendor_values(found)

@@ -7,6 +7,7 @@ the hook of examples/, which is run as an operator would have it run.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import itertools
 import json
 import re
@@ -14,7 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,8 @@ from cxtp.control import CommandFailed
 from kernel.gateways import IN, INNER, KINDS, OUT, RATE, SHARED, gateways, lines_for, numbers_on_the_wire, run_ip
 from kernel.network import Network
 
+NEXT = (0x3003, 0x4004)
+"""The SPIs after a rekeying."""
 TEN = ("transport-gcm", "tunnel-gcm-ipv6")
 """Moved ten times; the others twice, for time's sake."""
 
@@ -97,7 +102,7 @@ def test_what_an_ike_daemon_does_is_followed(
             peer, shared = made.peer, SHARED[6]
             ids = f"src {shared} dst {peer} proto esp spi {OUT:#x}"
             assert "hard 20000(packets)" in network.run("a", *f"ip -s xfrm state get {ids}".split())
-            lines = lines_for(kind, network, at_peer=False, spis=(0x3003, 0x4004))
+            lines = lines_for(kind, network, at_peer=False, spis=NEXT)
             states = [line for line in lines if "state" in line]
             run_ip(network, "a", *states)
 
@@ -124,6 +129,25 @@ def test_what_an_ike_daemon_does_is_followed(
             assert "dir out" in network.run("a", "ip", "xfrm", "policy")  # the daemon's trap is the daemon's
             run_ip(network, "a", *states)
             await become({"00003003"})
+            # The peer comes from another address: its SAs and templates are other ones, its SPIs the same.
+            run_ip(network, "a", "xfrm state flush", "xfrm policy flush")
+            other = "fd00:9::77"
+            run_ip(
+                network, "a",
+                *(line.replace(str(peer), other) for line in lines_for(kind, network, at_peer=False, spis=NEXT)),
+            )  # fmt: skip
+            end = time.monotonic() + 10
+            while {row["peer"] for row in await made.rows("a") if row["state"] == "owned"} != {other}:
+                assert time.monotonic() < end, await made.rows("a")
+                await asyncio.sleep(0.05)
+            # And what expires is gone.
+            run_ip(network, "a", "xfrm state flush", "xfrm policy flush")
+            await become(set())
+            mortal = lines_for(kind, network, at_peer=False, spis=NEXT)
+            run_ip(network, "a", *(f"{line} limit time-hard 4" if "state" in line else line for line in mortal))
+            await become({"00003003"})
+            await become(set())
+            assert network.run("a", "ip", "xfrm", "state") == ""
 
     asyncio.run(main())
 
@@ -164,6 +188,48 @@ def test_a_refusal_leaves_the_session_where_it_was(
             text, _ = await asyncio.to_thread(sender.communicate)
             told = json.loads(text)
             assert len(told["back"]) == len(told["sent"]) > 20
+
+    asyncio.run(main())
+
+
+@contextmanager
+def without_net_admin() -> Iterator[None]:
+    """This thread may not change networks (capabilities(7)) for a while."""
+    library = ctypes.CDLL(None, use_errno=True)
+    header, words = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert library.capget(header, words) == 0
+    effective = words[0]
+    words[0] = effective & ~(1 << 12)  # CAP_NET_ADMIN
+    assert library.capset(header, words) == 0
+    try:
+        yield
+    finally:
+        words[0] = effective
+        assert library.capset(header, words) == 0
+
+
+def test_without_the_privilege_to_install_the_session_stays(network: Network, tmp_path: Path) -> None:
+    kind = KINDS["tunnel-gcm-ipv6"]
+
+    async def main() -> None:
+        async with gateways(network, tmp_path, kind) as made:
+            for gateway in ("a", "b"):
+                await made.start(gateway)
+            sink: Any = made.services["b"]._sink
+            install = sink.install
+
+            async def unprivileged(*arguments: object) -> None:
+                with without_net_admin():
+                    await install(*arguments)
+
+            sink.install = unprivileged
+            with pytest.raises(CommandFailed, match=r"b refused .*NOT_AUTHORIZED"):
+                await made.ask("a", "move", mn_address=str(made.peer), to="b")
+            (row,) = await made.rows("a")
+            assert (row["state"], row["owner"]) == ("owned", "a")
+            assert network.run("b", "ip", "xfrm", "state") == ""
+            sink.install = install
+            await made.move("a", "b")
 
     asyncio.run(main())
 

@@ -13,6 +13,7 @@ from .normal_form import Normal, pruned
 
 DROPPED = {"version", "key_length", "padding", "format_version", "reserved_bits", "parameter_count", "total_length"}
 NUMBERS = {"bitmap"}
+DECODED = ("text", "bits", "address", "type", "data", "unreadable")
 
 
 def normal(octets: bytes) -> Normal:
@@ -73,3 +74,13 @@ def _parameter(item: Packet) -> Normal:
     if not found.get("compressed", 1):
         found = {"compressed": 0}
     return {"parameter": label, **found}
+
+
+def without_vendor_values(message: Normal) -> Normal:
+    """scapy leaves a vendor parameter's value as octets."""
+    for context in message.get("contexts", []):
+        for parameter in context.get("parameters", []) if isinstance(context, dict) else []:
+            if parameter["parameter"] == "V0":
+                for name in DECODED:
+                    parameter.pop(name, None)
+    return message
