@@ -69,7 +69,7 @@ class Script:
 
 
 class Stage:
-    """Three parties; drive them by :attr:`mobile` and :attr:`routers`, then :meth:`run`."""
+    """Three parties; drive them by :attr:`mobile`, :attr:`previous` and :attr:`new`, then :meth:`run`."""
 
     def __init__(
         self,
