@@ -205,6 +205,15 @@ def _policies(context: IpsecSaContext, outbound: SecurityAssociation, mode: Mode
                 )
 
 
+def selectors_of(context: IpsecSaContext) -> Iterable[tuple[Direction, Selector]]:
+    """All that a context's traffic selectors cover, each way.  Raises LocalError for what no policy can say."""
+    for local in context.local_selectors:
+        for remote in context.remote_selectors:
+            yield Direction.OUT, _selector(local, remote)
+            yield Direction.IN, _selector(remote, local)
+            yield Direction.FORWARD, _selector(remote, local)
+
+
 def _templates(
     context: IpsecSaContext, outbound: SecurityAssociation, mode: Mode, direction: Direction
 ) -> tuple[PolicyTemplate, ...]:

@@ -132,12 +132,12 @@ def _context(
         ),
         window=AntiReplayWindow(receiving.window, receiving.bitmap),
         mode=_CONTEXT_MODES[Mode(mode)],
-        lifetime=_context_lifetime(outbound, now),
+        lifetime=context_lifetime(outbound, now),
         upper_layer_protocol=policies[0].selector.protocol,
         local_selectors=local_selectors,
         remote_selectors=remote_selectors,
         proposal=proposal,
-        keying=IpsecKeys(*_keys(inbound), *_keys(outbound)),
+        keying=IpsecKeys(*keys_of(inbound), *keys_of(outbound)),
         processing_unit=ProcessingUnit(
             reqid=outbound.request_id,
             mark=None if mark is None else mark.value,
@@ -223,7 +223,9 @@ def _ipcomp(
     return IpComp(back.spi, out.spi, compression_of(out.compression.name if out.compression else ""))
 
 
-def _context_lifetime(sa: SecurityAssociation, now: float) -> IpsecLifetime:
+def context_lifetime(sa: SecurityAssociation, now: float) -> IpsecLifetime:
+    """Limits and what was used of them; ``now`` in Unix seconds."""
+
     def limit(number: int) -> int | None:
         return None if number == INFINITE else number
 
@@ -237,7 +239,8 @@ def _context_lifetime(sa: SecurityAssociation, now: float) -> IpsecLifetime:
     )
 
 
-def _keys(sa: SecurityAssociation) -> tuple[bytes, bytes]:
+def keys_of(sa: SecurityAssociation) -> tuple[bytes, bytes]:
+    """For encryption and integrity; an AEAD's is the first."""
     if sa.aead is not None:
         return sa.aead.key, b""
     return sa.encryption.key if sa.encryption else b"", sa.authentication.key if sa.authentication else b""

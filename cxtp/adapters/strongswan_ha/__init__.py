@@ -14,11 +14,12 @@ from .codec import (
     re_encode,
 )
 from .inbound import ExportedSession, HaLimits, HaReport, HaReportKind, HaTracker, read_ha_capture
+from .outbound import NotExpressible, activation, deletion, heartbeat, message_id, messages_of, resync
 
 __all__ = [
-    "HA_PORT",
     "Attribute",
     "ExportedSession",
+    "HA_PORT",
     "HaAttribute",
     "HaLimits",
     "HaMessage",
@@ -29,12 +30,19 @@ __all__ = [
     "HaTrafficSelector",
     "IkeSaId",
     "MalformedHaMessage",
+    "NotExpressible",
     "NotRepresentable",
     "UnknownAttribute",
     "UnknownMessageType",
     "UnknownVersion",
+    "activation",
     "build_message",
+    "deletion",
+    "heartbeat",
+    "message_id",
+    "messages_of",
     "parse_message",
     "re_encode",
     "read_ha_capture",
+    "resync",
 ]

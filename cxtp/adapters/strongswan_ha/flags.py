@@ -67,3 +67,23 @@ def ike_extensions(conditions: int, extensions: int) -> IkeExtension:
         if extensions & extension:
             result |= meaning
     return result
+
+
+def conditions_of(extensions: IkeExtension) -> Condition:
+    """strongSwan's conditions of an IKE_SA that another daemon had; one that moves is authenticated."""
+    result = Condition.AUTHENTICATED
+    for condition, meaning in _CONDITIONS:
+        if extensions & meaning:
+            result |= condition
+    if result & (Condition.NAT_HERE | Condition.NAT_THERE | Condition.NAT_FAKE):
+        result |= Condition.NAT_ANY
+    return result
+
+
+def extensions_of(extensions: IkeExtension) -> Extension:
+    """strongSwan's extensions of an IKE_SA that another daemon had."""
+    result = Extension.NATT
+    for extension, meaning in _EXTENSIONS:
+        if extensions & meaning:
+            result |= extension
+    return result

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from contexts.values import HostAddress, Identification, IkeSpis
+from contexts.values import HostAddress, Identification, IkeSpis, IPAddress
 from cxtp.adapters.capture import udp_datagrams
 from cxtp.adapters.capture.files import PathLike
 
@@ -107,6 +107,26 @@ class HaTracker:
     def sessions(self) -> tuple[ExportedSession, ...]:
         """What can be moved now; see :meth:`withheld` for the rest."""
         return tuple(sessions_of(self._ike_sas.values(), self._children.values(), self.window))
+
+    def session_of(self, mn_address: IPAddress) -> ExportedSession | None:
+        """What can be moved of one mobile node now."""
+        near = {r.chain for r in self._ike_sas.values() if r.remote_host and r.remote_host.address == mn_address}
+        ike_sas = [record for record in self._ike_sas.values() if record.chain in near]
+        children = [child for child in self._children.values() if child.owner.chain in near]
+        return next((s for s in sessions_of(ike_sas, children, self.window) if s.mn_address == mn_address), None)
+
+    def address_of(self, spis: IkeSpis) -> IPAddress | None:
+        """Where the peer of an IKE_SA is; None where it is not known."""
+        record = self._ike_sas.get(spis)
+        return record.remote_host.address if record is not None and record.remote_host is not None else None
+
+    def addresses(self) -> set[IPAddress]:
+        """The mobile nodes that are known."""
+        return {record.remote_host.address for record in self._ike_sas.values() if record.remote_host is not None}
+
+    def knows(self, spis: IkeSpis) -> bool:
+        """Whether its IKE_ADD was seen, and no delete."""
+        return spis in self._ike_sas
 
     def withheld(self) -> tuple[HaReport, ...]:
         """What :meth:`sessions` leaves out, and why: IKE_SAs with their CHILD_SAs, and CHILD_SAs alone."""
