@@ -97,6 +97,7 @@ class StatusCode(IntEnum):
     STORE_FAILED = 0x0D
     TIMED_OUT = 0x0E
     CANCELLED = 0x0F
+    UNKNOWN_CONNECTION = 0x10
 
 
 # --- IKEv2 and IPsec, by IANA's "Internet Key Exchange Version 2 (IKEv2) Parameters" --------------------------

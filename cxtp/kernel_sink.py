@@ -149,9 +149,12 @@ class XfrmSink:
 
     # --- contexts ---------------------------------------------------------------------------------------------------
 
+    def _decoded(self, record: SessionRecord) -> list[Context]:
+        return [decode(item, self._context_types) for item in record.contexts]
+
     def _pairs(self, record: SessionRecord, ceiling: SessionRecord) -> list[Pair]:
-        contexts = [decode(item, self._context_types) for item in record.contexts]
-        limits = contexts if ceiling is record else [decode(item, self._context_types) for item in ceiling.contexts]
+        contexts = self._decoded(record)
+        limits = contexts if ceiling is record else self._decoded(ceiling)
         return pairs_of(
             (context for context in contexts if isinstance(context, (IkeSaContext, IpsecSaContext))),
             {c.inbound_spi: c.sequence_numbers.outbound for c in limits if isinstance(c, IpsecSaContext)},
@@ -195,9 +198,10 @@ class XfrmSink:
                 raise error
 
     def _delete(self, associations: Sequence[SecurityAssociation]) -> None:
-        for error in self.client.execute(
-            [requests.delete_security_association(sa.identifier) for sa in associations]
-        ):
+        self._delete_all([sa.identifier for sa in associations])
+
+    def _delete_all(self, identifiers: Sequence[SecurityAssociationId]) -> None:
+        for error in self.client.execute([requests.delete_security_association(item) for item in identifiers]):
             if error is not None and error.number != errno.ESRCH:
                 raise error
 

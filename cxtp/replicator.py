@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from contexts.base import Context, decode, encode
+from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
+from contexts.values import IkeSpis, MessageIds
 
 from .config import ContextTypes
 from .errors import CxtpError
@@ -20,6 +22,33 @@ from .session_replicas import NotOwnerAnyMore
 from .store.records import SessionRecord, SessionState
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What a replica is sent anew for: sequence numbers out and in by inbound SPI, Message IDs by IKE_SA."""
+
+    packets: Mapping[int, tuple[int, int]]
+    message_ids: Mapping[IkeSpis, MessageIds]
+
+    @classmethod
+    def of(cls, contexts: Iterable[Context]) -> _Numbers:
+        contexts = tuple(contexts)
+        return cls(
+            {
+                c.inbound_spi: (c.sequence_numbers.outbound, c.sequence_numbers.inbound)
+                for c in contexts
+                if isinstance(c, IpsecSaContext)
+            },
+            {c.spis: c.message_ids for c in contexts if isinstance(c, IkeSaContext)},
+        )
+
+    def went_on_from(self, before: _Numbers, packets: int) -> bool:
+        """Other SAs, other Message IDs, or so many packets."""
+        if self.message_ids != before.message_ids or self.packets.keys() != before.packets.keys():
+            return True
+        pairs = (zip(self.packets[spi], numbers, strict=True) for spi, numbers in before.packets.items())
+        return any(now - then >= packets for pair in pairs for now, then in pair)
 
 
 class Replicator:
@@ -42,7 +71,7 @@ class Replicator:
         self._interval = interval
         self._packets = packets
         self._context_types = context_types
-        self._sent: dict[IPAddress, dict[int, tuple[int, int]]] = {}
+        self._sent: dict[IPAddress, _Numbers] = {}
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -84,15 +113,8 @@ class Replicator:
     async def _replicate(self, record: SessionRecord, packets: int) -> bool:
         mn_address = record.mn_address
         current = [decode(item, self._context_types) for item in self._sink.current(record)]
-        numbers = {
-            context.inbound_spi: (context.sequence_numbers.outbound, context.sequence_numbers.inbound)
-            for context in current
-            if isinstance(context, IpsecSaContext)
-        }
-        sent = self._sent.get(mn_address)
-        if sent is not None and sent.keys() == numbers.keys() and all(
-            max(now - before for now, before in zip(numbers[spi], sent[spi], strict=True)) < packets for spi in sent
-        ):
+        numbers, sent = _Numbers.of(current), self._sent.get(mn_address)
+        if sent is not None and not numbers.went_on_from(sent, packets):
             return False
         assigned = await self._node.sessions.assign_standby(mn_address, self._standby)
         if assigned is None:
@@ -113,6 +135,8 @@ class Replicator:
             if isinstance(context, IpsecSaContext) and context.inbound_spi in ceilings:
                 numbers = replace(context.sequence_numbers, outbound=ceilings[context.inbound_spi])
                 contexts.append(encode(replace(context, sequence_numbers=numbers), self._context_types))
+            elif isinstance(context, IkeSaContext):
+                contexts.append(encode(context, self._context_types))
             else:
                 contexts.append(item)
         return tuple(contexts)

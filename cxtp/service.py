@@ -19,24 +19,19 @@ from .adapters.capture import PcapWriter
 from .adapters.context_file import FileSession, read_context_file, write_context_file
 from .adapters.context_file_seal import KeyFile, Passphrase, Unseal
 from .adapters.strongswan_ha import read_ha_capture
-from .adapters.xfrm import Namespace
 from .config import ProtocolConfig
 from .constants import PAYLOAD_PROTOCOL_IDENTIFIER, PORT
 from .control import ControlServer, Handler
 from .errors import ConfigurationError, CxtpError, LocalError
-from .hooks import Hooks
-from .kernel_agent import KernelAgent
-from .kernel_keeper import KernelKeeper
-from .kernel_sink import XfrmSink
+from .gateway import Gateway, GatewayConfig
 from .messages import IPAddress
 from .node import Node, NodeConfig
 from .path_protection import GuardedEndpoint, PathGuard, Transport, icmp, sctp, udp
 from .pki import node_paths
 from .privileges import Capability, drop_privileges
 from .proof import compare_keys, open_capture, suite_of
-from .replicator import Replicator
 from .roles.events import Peer
-from .session_view import rows_of
+from .session_view import ike_rows_of, rows_of
 from .sessions import SEQUENCE_RESERVE
 from .store.records import SessionRecord, SessionState
 from .store.sealing import StoreKey
@@ -53,22 +48,6 @@ log = logging.getLogger(__name__)
 
 STOP_DELAY = 0.1
 """Seconds between the stop command's answer and the stop."""
-
-
-@dataclass(frozen=True)
-class GatewayConfig:
-    """The agent beside a kernel: what to run when a session came or went, and the namespace that it looks at."""
-
-    on_activated: Path | None = None
-    on_released: Path | None = None
-    namespace: Namespace = None
-    standby: str | None = None
-    """The router that gets a replica of each session, to take it over should this machine be gone."""
-    replica_interval: float = 1.0
-    """Seconds after which a changed replica is sent anew."""
-    replica_packets: int = 1000
-    """Packets of an SA after which it is."""
-    on_releasing: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -166,24 +145,6 @@ def _guarded(
     return GuardedEndpoint(make, receiver, PathGuard(local, transport_to))
 
 
-def _report_after(config: ServiceConfig) -> int:
-    """Packets of an SA after which the kernel tells of it: in time for the ceiling, and for the standby."""
-    quarter = max(config.sequence_reserve // 4, 1)
-    if config.gateway is None or config.gateway.standby is None:
-        return quarter
-    return min(quarter, config.gateway.replica_packets)
-
-
-def _hooks(config: ServiceConfig, gateway: GatewayConfig) -> Hooks:
-    return Hooks(
-        config.name,
-        gateway.on_activated,
-        gateway.on_released,
-        config.protocol.context_types,
-        releasing=gateway.on_releasing,
-    )
-
-
 def open_store(state: Path) -> SqliteStore:
     """The store in the state directory; both are made where they are missing."""
     try:
@@ -203,13 +164,17 @@ class Service:
         self._capture = PcapWriter(config.capture) if config.capture is not None else None
         self.store = open_store(config.state)
         try:
-            namespace = None if config.gateway is None else config.gateway.namespace
-            self._sink = (
-                XfrmSink(config.protocol.context_types, namespace, report_after=_report_after(config))
-                if config.kernel
-                else None
+            self.gateway = Gateway(
+                config.name,
+                config.gateway,
+                config.protocol.context_types,
+                config.sequence_reserve,
+                kernel=config.kernel,
             )
-            hooks = None if config.gateway is None else _hooks(config, config.gateway)
+        except CxtpError:
+            self.store.close()
+            raise
+        try:
             self.node = Node(
                 NodeConfig(
                     config.name,
@@ -223,33 +188,14 @@ class Service:
                 make_mobile_endpoint=(
                     None if config.icmp is None else lambda receiver: make_mobile_endpoint(config, receiver)
                 ),
-                sinks=[] if self._sink is None else [self._sink],
+                sinks=self.gateway.sinks,
                 tap=self._record if self._capture is not None else None,
             )
+            self.gateway.join(self.node)
         except CxtpError:
+            self.gateway.discard()
             self.store.close()
             raise
-        self._keeper = (
-            None if self._sink is None else KernelKeeper(self.node.sessions, self._sink, config.sequence_reserve)
-        )
-        if hooks is not None:
-            self.node.sessions.listeners.append(hooks)
-        self._agent = self._replicator = None
-        if config.gateway is not None and self._sink is not None and self._keeper is not None:
-            gateway, types = config.gateway, config.protocol.context_types
-            hurried = [self._keeper.hurry]
-            if gateway.standby is not None:
-                self._replicator = Replicator(
-                    self.node,
-                    self._sink,
-                    gateway.standby,
-                    interval=gateway.replica_interval,
-                    packets=gateway.replica_packets,
-                    context_types=types,
-                )
-                hurried.append(self._replicator.hurry)
-            self._agent = KernelAgent(self.node.sessions, self._sink, hurried, namespace, types)
-        self._hooks = hooks
         self._stop = asyncio.Event()
         handlers: dict[str, Handler] = {
             "status": self._status,
@@ -274,13 +220,9 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         try:
+            await self.gateway.open()
             await self.node.start()
-            if self._keeper is not None:
-                self._keeper.start()
-            if self._agent is not None:
-                await self._agent.start()
-            if self._replicator is not None:
-                self._replicator.start()
+            await self.gateway.start()
             await self.control.start()
             if self.config.user is not None:
                 # The guard of the path goes on asking the kernel.
@@ -289,14 +231,9 @@ class Service:
             await self._stop.wait()
         finally:
             await self.control.close()
-            for task in (self._agent, self._replicator):
-                if task is not None:
-                    await task.close()
-            if self._keeper is not None:
-                await self._keeper.close()
+            await self.gateway.stop()
             await self.node.close()
-            if self._sink is not None:
-                self._sink.close()
+            await self.gateway.close()
             self.store.close()
             if self._capture is not None:
                 self._capture.close()
@@ -304,7 +241,7 @@ class Service:
     @property
     def _asks_the_kernel(self) -> bool:
         endpoints = (self.node.endpoint, self.node.mobile_endpoint)
-        return self._sink is not None or any(isinstance(endpoint, GuardedEndpoint) for endpoint in endpoints)
+        return self.gateway.asks_the_kernel or any(isinstance(endpoint, GuardedEndpoint) for endpoint in endpoints)
 
     def _record(self, octets: bytes, peer: Peer, outgoing: bool) -> None:
         """Into the capture, as cleartext: over TLS this is what was inside."""
@@ -330,8 +267,7 @@ class Service:
         if self.node.mobile_endpoint is not self.node.endpoint:
             counters |= {f"icmp.{name}": n for name, n in self.node.mobile_endpoint.counters.items()}
         counters |= {f"replicas.{name}": n for name, n in self.node.replicas.counters.items()}
-        if self._hooks is not None:
-            counters |= {f"hooks.{name}": n for name, n in self._hooks.counters.items()}
+        counters |= self.gateway.counters
         counters |= {f"dropped.{reason.name.lower()}": n for reason, n in self.node.router.counters.items()}
         return {
             "name": self.config.name,
@@ -347,15 +283,17 @@ class Service:
 
     async def _gateway_sessions(self, request: Mapping[str, Any]) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
+        ike_rows: list[dict[str, Any]] = []
+        daemons = {sa.spis: sa.rekey_in for sa in await self.gateway.ike_sas()}
         for record in self.store.records():
-            live = record.state is SessionState.OWNED and self._sink is not None
-            contexts = record.contexts if not live or self._sink is None else self._sink.current(record)
+            contexts = self.gateway.current(record)
             decoded = tuple(decode(context, self.config.protocol.context_types) for context in contexts)
             rows += rows_of(record, decoded, self.config.name, self.node.wall_clock())
-        not_learned = () if self._agent is None else self._agent.not_learned
+            ike_rows += ike_rows_of(record, decoded, self.config.name, daemons)
         return {
             "sessions": rows,
-            "not_learned": [{"sa": str(item.identifier), "reason": item.reason} for item in not_learned],
+            "ike_sas": ike_rows,
+            "not_learned": [{"sa": str(item.identifier), "reason": item.reason} for item in self.gateway.not_learned],
         }
 
     def _row(self, record: SessionRecord) -> dict[str, Any]:

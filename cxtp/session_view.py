@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contexts.base import Context
+from contexts.encoding.vendor import vendor_value
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
-from contexts.values import CounterKnowledge
+from contexts.values import ENTERPRISE_CXTP, CommonVendorNumber, CounterKnowledge, IkeSpis
 
 from .store.records import SessionRecord, SessionState
 
@@ -47,6 +48,38 @@ def rows_of(record: SessionRecord, contexts: Sequence[Context], node: str, now: 
     return rows or [{**head, **dict.fromkeys(COLUMNS[3:]), "since": max(0.0, now - record.updated)}]
 
 
+def ike_rows_of(
+    record: SessionRecord, contexts: Sequence[Context], node: str, rekey_in: Mapping[IkeSpis, int | None]
+) -> list[dict[str, Any]]:
+    """One row for each IKE_SA; ``rekey_in`` in seconds, as the daemon that has it says."""
+    return [
+        {
+            "peer": str(record.mn_address),
+            "state": record.state.value,
+            "owner": owner_of(record, node),
+            "ike_sa": f"{context.spis}",
+            "suite": context.proposal.name,
+            "local_id": str(context.local_identity),
+            "remote_id": str(context.remote_identity),
+            "virtual": _virtual_addresses(context),
+            "next_out": context.message_ids.next_request_to_send,
+            "next_in": context.message_ids.next_request_expected,
+            "rekey_in": rekey_in.get(context.spis),
+        }
+        for context in contexts
+        if isinstance(context, IkeSaContext)
+    ]
+
+
+def _virtual_addresses(context: IkeSaContext) -> str | None:
+    wanted = (ENTERPRISE_CXTP, CommonVendorNumber.REMOTE_VIRTUAL_ADDRESSES)
+    for parameter in context.vendor_parameters:
+        if (parameter.enterprise, parameter.number) == wanted:
+            value = vendor_value(parameter)
+            return " ".join(map(str, value)) if isinstance(value, tuple) else None
+    return None
+
+
 def _is_unknown(context: IpsecSaContext) -> bool:
     return context.sequence_numbers.knowledge is CounterKnowledge.UNKNOWN
 
@@ -55,3 +88,8 @@ COLUMNS = (
     "peer", "state", "owner", "spi_in", "spi_out", "suite", "mode", "sent", "received", "octets", "age", "ike_sa",
 )  # fmt: skip
 """As printed; ``age`` in seconds since the SA was made."""
+
+IKE_COLUMNS = (
+    "peer", "state", "owner", "ike_sa", "suite", "local_id", "remote_id", "virtual", "next_out", "next_in", "rekey_in",
+)  # fmt: skip
+"""Of IKE_SAs: ``next_out`` and ``next_in`` are the Message IDs of the next request each way."""

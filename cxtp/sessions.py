@@ -58,8 +58,14 @@ class Sessions(ReplicaSteps):
             await self._resume(record)
         return frozen
 
+    async def resume(self, mn_address: IPAddress) -> None:
+        """What uses the session lost it, and can again: go on with it."""
+        async with self._alone(mn_address) as record:
+            if record is not None and record.state is SessionState.OWNED:
+                await self._resume(record)
+
     async def _resume(self, record: SessionRecord) -> None:
-        """This program was started anew: go on with a session where the kernel did not.
+        """This program, or what uses the session, was started anew: go on with it where the kernel did not.
 
         What was sent since the record was written is not known, but lies below what it says.
         """

@@ -23,7 +23,6 @@ from contexts.values import (
     SequenceNumbers,
 )
 
-from .adapters.strongswan_ha import ExportedSession
 from .adapters.xfrm.replay import Numbers, numbers_of
 from .adapters.xfrm.values import SecurityAssociation, SecurityAssociationId
 from .errors import CxtpError
@@ -43,28 +42,32 @@ def identifiers(context: IpsecSaContext) -> tuple[SecurityAssociationId, Securit
 
 
 def joined(
-    exported: ExportedSession, kernel: Found, held: Iterable[Context], now: float, *, exact: bool
+    told: Sequence[Context], kernel: Found, held: Iterable[Context], now: float, *, exact: bool
 ) -> tuple[Context, ...]:
-    """The session's contexts: IKE_SAs first; CHILD_SAs that the kernel does not have are left out.
+    """The session's contexts: IKE_SAs first, then the CHILD_SAs that the kernel has.
 
-    ``held`` is what is on record: its limits and keys stay where they are known.  ``exact``: nothing can be sent any
-    more.
+    ``told`` is what the daemon's messages say, ``held`` what is on record: its limits and keys stay where they are
+    known.  ``exact``: nothing can be sent any more, and ``kernel`` is what the kernel told in the end; a CHILD_SA that
+    it did not tell of is as it is on record, at its ceiling.
     """
     known = {context.inbound_spi: context for context in held if isinstance(context, IpsecSaContext)}
-    found: list[Context] = [context for context in exported.contexts if isinstance(context, IkeSaContext)]
+    found: list[Context] = [context for context in told if isinstance(context, IkeSaContext)]
     restored: RestoredSession | None = None
-    for context in exported.contexts:
+    for context in told:
         if not isinstance(context, IpsecSaContext):
             continue
         out, back = (kernel.get(identifier) for identifier in identifiers(context))
-        if out is None or back is None:
-            continue
         before = known.get(context.inbound_spi)
-        if before is not None and before.outbound_spi == context.outbound_spi:
+        if before is not None and before.outbound_spi != context.outbound_spi:
+            before = None
+        if out is None or back is None:
+            found += [before] if exact and before is not None else []
+            continue
+        if before is not None:
             keying = before.keying if isinstance(before.keying, IpsecKeys) else context.keying
             limits = before.lifetime
         else:
-            restored = restored or _restored(exported)
+            restored = restored or _restored(told)
             true = IpsecKeys(*keys_of(back), *keys_of(out))
             keying = context.keying if _derives(restored, context, true) else true
             limits = context_lifetime(out, now)
@@ -73,9 +76,10 @@ def joined(
     return tuple(found)
 
 
-def _restored(exported: ExportedSession) -> RestoredSession | None:
+def _restored(told: Sequence[Context]) -> RestoredSession | None:
+    known = [context for context in told if isinstance(context, (IkeSaContext, IpsecSaContext))]
     try:
-        return RestoredSession.restore(exported.contexts)
+        return RestoredSession.restore(known)
     except CxtpError:  # one that can't be derived keeps the others from it: the kernel has all keys
         return None
 

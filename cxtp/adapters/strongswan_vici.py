@@ -9,6 +9,7 @@ import asyncio
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -35,6 +36,7 @@ class ChildSa:
     """One CHILD_SA; ``state`` is strongSwan's word (INSTALLED, REKEYED ...); ``rekey_in`` in seconds."""
 
     name: str
+    unique_id: int
     state: str
     inbound_spi: int
     outbound_spi: int
@@ -83,10 +85,14 @@ class Daemon:
         answer = await self._ask(lambda session: session.version())
         return _text(answer["version"])
 
-    async def started(self) -> str:
-        """When it was started, in its own words: another answer is another process."""
+    async def started(self) -> float:
+        """When it was started, in Unix seconds: another answer is another process."""
         answer = await self._ask(lambda session: session.stats())
-        return _text(answer.get("uptime", {}).get("since", ""))
+        since = _text(answer.get("uptime", {}).get("since", ""))
+        try:
+            return time.mktime(time.strptime(since, "%b %d %H:%M:%S %Y"))  # the daemon's own words, local time
+        except ValueError:
+            raise DaemonError(f"strongSwan's start time is not understood: {since[:40]!r}") from None
 
     async def plugins(self) -> frozenset[str]:
         """Those that are loaded."""
@@ -204,6 +210,7 @@ def _ike_sa(name: str, values: Mapping[str, Any]) -> IkeSa:
         tuple(
             ChildSa(
                 _text(child["name"]),
+                _number(child, "uniqueid") or 0,
                 _text(child["state"]),
                 int(_text(child.get("spi-in", "0")), 16),
                 int(_text(child.get("spi-out", "0")), 16),

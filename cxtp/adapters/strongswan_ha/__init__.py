@@ -14,7 +14,7 @@ from .codec import (
     re_encode,
 )
 from .inbound import ExportedSession, HaLimits, HaReport, HaReportKind, HaTracker, read_ha_capture
-from .outbound import NotExpressible, activation, deletion, heartbeat, message_id, messages_of, resync
+from .outbound import NotExpressible, activation, deletion, heartbeat, message_id, messages_of, peer_moved, resync
 
 __all__ = [
     "Attribute",
@@ -42,6 +42,7 @@ __all__ = [
     "message_id",
     "messages_of",
     "parse_message",
+    "peer_moved",
     "re_encode",
     "read_ha_capture",
     "resync",

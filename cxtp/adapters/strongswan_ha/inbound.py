@@ -128,6 +128,31 @@ class HaTracker:
         """Whether its IKE_ADD was seen, and no delete."""
         return spis in self._ike_sas
 
+    def ike_spis(self) -> set[IkeSpis]:
+        """The IKE_SAs that live, as far as was told."""
+        return {spis for spis, record in self._ike_sas.items() if not record.deleted}
+
+    def inbound_spis(self, spis: IkeSpis) -> set[int]:
+        """The inbound SPIs of an IKE_SA's CHILD_SAs that live, as far as was told."""
+        record = self._ike_sas.get(spis)
+        if record is None:
+            return set()
+        return {child.inbound_spi for child in record.children.values() if not child.deleted}
+
+    def drop(self, spis: IkeSpis) -> None:
+        """An IKE_SA and its CHILD_SAs are gone, by another's word."""
+        record = self._ike_sas.get(spis)
+        if record is not None:
+            for child in list(record.children.values()):
+                self._remove_child(child)
+            self._leave(spis)
+
+    def drop_child(self, inbound_spi: int) -> None:
+        """A CHILD_SA is gone, by another's word."""
+        child = self._child_by_spi.get(inbound_spi)
+        if child is not None:
+            self._remove_child(child)
+
     def withheld(self) -> tuple[HaReport, ...]:
         """What :meth:`sessions` leaves out, and why: IKE_SAs with their CHILD_SAs, and CHILD_SAs alone."""
         reports = []
@@ -243,10 +268,13 @@ class HaTracker:
         for child in list(record.children.values()):
             self._remove_child(child)
         if not self.keep_deleted:
-            del self._ike_sas[spis]
-            self._gone[spis] = None
-            if len(self._gone) > self.limits.forgotten:
-                self._gone.popitem(last=False)
+            self._leave(spis)
+
+    def _leave(self, spis: IkeSpis) -> None:
+        del self._ike_sas[spis]
+        self._gone[spis] = None
+        if len(self._gone) > self.limits.forgotten:
+            self._gone.popitem(last=False)
 
     def _hand_over(self, record: IkeRecord, heir: IkeRecord) -> None:
         """CHILD_SAs that live follow a rekey (RFC 7296, 2.8)."""

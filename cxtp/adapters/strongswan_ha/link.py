@@ -94,6 +94,10 @@ class HaLink:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self.close_socket()
+
+    def close_socket(self) -> None:
+        """Where it was never started."""
         self._socket.close()
 
     def receive(self) -> None:

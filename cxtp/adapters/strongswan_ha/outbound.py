@@ -111,6 +111,12 @@ def deletion(spis: IkeSpis, initiator: bool, version: int) -> HaMessage:
     return HaMessage(version, HaMessageType.IKE_DELETE, (_identity(spis, initiator),))
 
 
+def peer_moved(spis: IkeSpis, local: HostAddress, remote: HostAddress) -> HaMessage:
+    """What a daemon could say, and does not, when a peer comes from another address (RFC 4555)."""
+    hosts = (HaAttribute(Attribute.LOCAL_ADDR, local), HaAttribute(Attribute.REMOTE_ADDR, remote))
+    return HaMessage(max(VERSIONS), HaMessageType.IKE_UPDATE, (_identity(spis, False), *hosts))
+
+
 def message_id(context: IkeSaContext, version: int) -> list[HaMessage]:
     """Its Message IDs: the next request to send, and the one to expect (0 says nothing to a daemon)."""
     numbers = (

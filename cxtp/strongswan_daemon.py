@@ -1,0 +1,276 @@
+"""One strongSwan daemon as a place of sessions: told over its ``ha`` plugin, looked at over vici.
+
+The plugin's messages are not confirmed, so that nothing here is done before it was seen: whatever is told is told again
+until the daemon's own list (or the kernel) shows it.  Many sessions share one look and one activation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+from contexts.base import Context
+from contexts.ikev2 import IkeSaContext
+from contexts.ipsec import IpsecSaContext
+from contexts.values import IkeSpis, IPAddress
+
+from .adapters.strongswan_ha import activation, deletion, messages_of, resync
+from .adapters.strongswan_ha.link import HaLink
+from .adapters.strongswan_ha.outbound import child_name, connection_name
+from .adapters.strongswan_vici import Daemon, DaemonError, IkeSa, ha_version
+from .constants import StatusCode
+from .errors import LocalError, RemoteError, TransportError
+from .strongswan_contexts import children_of, ike_sas_of
+
+log = logging.getLogger(__name__)
+
+SEGMENTS = (1,)
+"""Of ``ha``: one, which the daemon itself has (``cxtp gateway strongswan --print-config``)."""
+
+ESTABLISHED, PASSIVE = "ESTABLISHED", "PASSIVE"
+RESTING_CHILDREN = frozenset(("INSTALLED", "ROUTED"))
+"""States of a CHILD_SA that nothing is being done to; one that was rekeyed goes after some seconds."""
+
+FED_AT_ONCE = 16
+"""Sessions that the daemon is told of and has not installed yet.  Its socket holds some 150 messages, by Linux's
+default of 212,992 octets (net.core.rmem_default), and drops what comes beyond."""
+
+ACTIVATION_DELAY = 0.005
+"""Seconds that an activation waits for others: each makes the daemon go through all of its IKE_SAs."""
+
+FEED_TIMEOUT = 2.0
+"""Seconds until what was told is told anew."""
+
+ATTEMPTS = 3
+QUIET_TIMEOUT = 12.0
+"""Seconds that a session's exchanges may take before it leaves: the plugin deletes what was rekeyed after five."""
+
+_POLL = 0.002
+_LONGEST_POLL = 0.05
+
+
+class UnknownConnection(RemoteError):
+    """The daemon has no connection, or no child of it, by a name that a session needs."""
+
+    status = StatusCode.UNKNOWN_CONNECTION
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    """Ask again and again, ever less often; whether it came to hold in that time."""
+    end, pause = time.monotonic() + seconds, _POLL
+    while not await holds():
+        if time.monotonic() >= end:
+            return False
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_POLL)
+    return True
+
+
+class StrongswanDaemon:
+    """``ha_local`` and ``ha_daemon``: the loopback addresses of our and of the daemon's end of its ``ha`` link.
+
+    ``counters``: activations, looks, repetitions.  All methods raise DaemonError where it does not answer, or does not
+    do what it was told.
+    """
+
+    def __init__(
+        self,
+        vici: Daemon,
+        ha_local: IPAddress,
+        ha_daemon: IPAddress,
+        *,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Raises ConfigurationError, TransportError."""
+        self.vici = vici
+        self.link = HaLink(ha_local, ha_daemon, 0)
+        self.counters: Counter[str] = Counter()
+        self.in_kernel = True
+        """Its CHILD_SAs are the kernel's, whose numbers can be read and set; else its own (kernel-libipsec)."""
+        self._random = random
+        self.since = 0.0
+        """When it was started, Unix seconds."""
+        self._feeding = asyncio.Semaphore(FED_AT_ONCE)
+        self._look: asyncio.Task[dict[IkeSpis, IkeSa]] | None = None
+        self._next_look: asyncio.Task[dict[IkeSpis, IkeSa]] | None = None
+        self._activation: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Find out who it is, and listen to it."""
+        await self.is_another()
+        self.link.start()
+
+    async def close(self) -> None:
+        """Say nothing more to it; it goes on."""
+        for task in (self._look, self._next_look, self._activation):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self.link.close()
+        self.vici.close()
+
+    async def is_another(self) -> bool:
+        """Whether the daemon was started anew since the last time: it knows nothing then."""
+        since = await self.vici.started()
+        if since == self.since:
+            return False
+        version, plugins = await self.vici.version(), await self.vici.plugins()
+        if "ha" not in plugins:
+            raise DaemonError(
+                "strongSwan runs without its plugin ha: see cxtp gateway strongswan --print-config; "
+                "on Debian it is in the package libcharon-extra-plugins"
+            )
+        self.link.version = ha_version(version)
+        self.in_kernel = "kernel-libipsec" not in plugins
+        log.info("strongSwan %s, which speaks version %d of the ha messages", version, self.link.version)
+        self.since = since
+        return True
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    async def ike_sas(self) -> Mapping[IkeSpis, IkeSa]:
+        """All that it has, as it is after this call began; callers share a look."""
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().create_task(self._look_after(self._look))
+        return await asyncio.shield(self._next_look)
+
+    async def _look_after(self, earlier: asyncio.Task[dict[IkeSpis, IkeSa]] | None) -> dict[IkeSpis, IkeSa]:
+        if earlier is not None:
+            await asyncio.wait([earlier])
+        self._look, self._next_look = self._next_look, None  # who asks from here on wants one that begins later
+        self.counters["looks"] += 1
+        return {sa.spis: sa for sa in await self.vici.ike_sas()}
+
+    async def quiet(self, spis: Iterable[IkeSpis]) -> None:
+        """Wait until nothing is under way in these IKE_SAs: no exchange, no CHILD_SA that is being replaced."""
+        wanted, busy = tuple(spis), ""
+
+        async def is_quiet() -> bool:
+            nonlocal busy
+            there = await self.ike_sas()
+            found = [there[one] for one in wanted if one in there]
+            busy = ", ".join(dict.fromkeys(what for sa in found for what in _under_way(sa)))
+            return not busy
+
+        if not await until(is_quiet, QUIET_TIMEOUT):
+            raise DaemonError(f"something is under way in its IKE_SA ({busy}): try again when that has ended")
+
+    async def check(self, contexts: Sequence[Context]) -> None:
+        """Whether it can look up all names that a session needs.  Raises UnknownConnection, NotExpressible."""
+        loaded = await self.vici.connections()
+        for ike_sa in ike_sas_of(contexts):
+            name = connection_name(ike_sa)
+            if name not in loaded:
+                raise UnknownConnection(
+                    f"strongSwan has no connection {name!r} here; loaded are: {', '.join(sorted(loaded)) or 'none'}"
+                )
+            for child in children_of(contexts):
+                if child.ike_spis == ike_sa.spis and child_name(child) not in loaded[name].children:
+                    raise UnknownConnection(
+                        f"strongSwan's connection {name!r} has no child {child_name(child)!r} here; it has: "
+                        f"{', '.join(sorted(loaded[name].children)) or 'none'}"
+                    )
+
+    # --- telling ----------------------------------------------------------------------------------------------------
+
+    async def feed(self, contexts: Sequence[Context], is_installed: Callable[[], Awaitable[bool]]) -> None:
+        """Tell it a session, until ``is_installed`` says that it is there; its IKE_SAs are PASSIVE then.
+
+        Raises NotExpressible for what can't be told.
+        """
+        messages = messages_of(expressible(contexts), self.link.version, self._random)
+        async with self._feeding:
+            for attempt in range(ATTEMPTS):
+                if attempt:  # an IKE_ADD that comes again is another IKE_SA: what of it was taken goes first
+                    self.counters["fed_again"] += 1
+                    await self.forget(ike_sas_of(contexts))
+                self._send(messages)
+                if await until(is_installed, FEED_TIMEOUT):
+                    break
+            else:
+                raise DaemonError("strongSwan has not installed what it was told of: the reason is in its log")
+        self.know(contexts)
+
+    def know(self, contexts: Sequence[Context]) -> None:
+        """The daemon has it: so does what follows its messages."""
+        for message in messages_of(expressible(contexts), self.link.version, self._random):
+            self.link.tracker.apply(message, time.time())
+
+    async def forget(self, ike_sas: Sequence[IkeSaContext]) -> None:
+        """Have it drop IKE_SAs with their CHILD_SAs, without a word to the peer; done once it lists them no more.
+
+        The daemon says nothing of it: what follows its messages has them until :meth:`unknow`.
+        """
+        messages = [deletion(sa.spis, sa.initiator, self.link.version) for sa in ike_sas]
+        wanted = {sa.spis for sa in ike_sas}
+
+        async def is_gone() -> bool:
+            return wanted.isdisjoint(await self.ike_sas())
+
+        for attempt in range(ATTEMPTS):
+            self.counters["deletions"] += 1
+            self._send(messages)
+            if await until(is_gone, FEED_TIMEOUT if attempt else FEED_TIMEOUT / 4):
+                break
+        else:
+            raise DaemonError("strongSwan does not drop an IKE_SA that it was told to: see its log")
+
+    def unknow(self, ike_sas: Iterable[IkeSaContext]) -> None:
+        """The daemon has them no more: so does what follows its messages."""
+        for sa in ike_sas:
+            self.link.tracker.drop(sa.spis)
+
+    async def activate(self, spis: Iterable[IkeSpis]) -> None:
+        """Make PASSIVE IKE_SAs ESTABLISHED."""
+        wanted, states = tuple(spis), ""
+
+        async def are_established() -> bool:
+            nonlocal states
+            if self._activation is None:
+                self._activation = asyncio.get_running_loop().create_task(self._activate())
+            await asyncio.shield(self._activation)
+            there = await self.ike_sas()
+            found = [there[one].state if one in there else "missing" for one in wanted]
+            states = ", ".join(found)
+            return all(state == ESTABLISHED for state in found)
+
+        if not await until(are_established, FEED_TIMEOUT):
+            raise DaemonError(f"strongSwan does not use an IKE_SA that it was told of ({states}): see its log")
+
+    async def _activate(self) -> None:
+        await asyncio.sleep(ACTIVATION_DELAY)
+        self._activation = None  # who comes from here on may come too late for this one
+        self.counters["activations"] += 1
+        self._send(activation(SEGMENTS, self.link.version))
+
+    def ask_for_all(self) -> None:
+        """RESYNC: its IKE_SAs come again, and it rekeys their CHILD_SAs."""
+        self.counters["resyncs"] += 1
+        self._send([resync(SEGMENTS, self.link.version)])
+
+    def _send(self, messages: Sequence[object]) -> None:
+        try:
+            self.link.send(messages, known=False)  # type: ignore[arg-type]
+        except TransportError as error:
+            raise DaemonError(str(error)) from error
+
+
+def expressible(contexts: Iterable[Context]) -> list[IkeSaContext | IpsecSaContext]:
+    """Those that a daemon has; others stay in the record."""
+    return [context for context in contexts if isinstance(context, (IkeSaContext, IpsecSaContext))]
+
+
+def _under_way(sa: IkeSa) -> Iterable[str]:
+    yield from sa.tasks
+    for child in sa.children:
+        if child.state not in RESTING_CHILDREN:
+            yield f"CHILD_SA {child.name} {child.state}"
+    if sa.state not in (ESTABLISHED, PASSIVE):
+        yield f"IKE_SA {sa.state}"
+
+
+__all__ = ["DaemonError", "LocalError", "StrongswanDaemon", "UnknownConnection", "until"]
