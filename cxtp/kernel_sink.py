@@ -27,6 +27,7 @@ from .adapters.xfrm.netlink import Namespace, XfrmError
 from .adapters.xfrm.replay import numbers_of
 from .adapters.xfrm.requests import Request
 from .adapters.xfrm.values import (
+    AsyncEvent,
     Direction,
     PolicyAction,
     SecurityAssociation,
@@ -139,7 +140,16 @@ class XfrmSink:
             limit = pair.context.lifetime.packets.hard
             lifetime = replace(sa.lifetime, hard_packets=hard if limit is None else min(hard, limit))
             # An update takes limits alone; replay state and counters stay as they are (net/xfrm/xfrm_state.c).
-            self.client.update(self._reporting(replace(sa, lifetime=lifetime)))
+            self.client.update(replace(sa, lifetime=lifetime))
+            self._report(pair)
+
+    def _report(self, pair: Pair) -> None:
+        """Also of SAs that somebody else made, whose kernel would tell of every second packet."""
+        if not self._report_after:
+            return
+        for half in (pair.inbound, pair.outbound):
+            event = AsyncEvent(half.identifier, half.source, replay_threshold=self._report_after)
+            self._try(requests.set_async_event(event))
 
     def current(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
         """The contexts as they are while the SAs are in use: each number may be higher already."""

@@ -21,7 +21,7 @@ from contexts.values import IkeSpis, IPAddress
 from .adapters.strongswan_ha import activation, deletion, messages_of, resync
 from .adapters.strongswan_ha.link import HaLink
 from .adapters.strongswan_ha.outbound import child_name, connection_name
-from .adapters.strongswan_vici import Daemon, DaemonError, IkeSa, ha_version
+from .adapters.strongswan_vici import Daemon, DaemonError, IkeSa, Start, ha_version
 from .constants import StatusCode
 from .errors import LocalError, RemoteError, TransportError
 from .strongswan_contexts import children_of, ike_sas_of
@@ -92,8 +92,7 @@ class StrongswanDaemon:
         self.in_kernel = True
         """Its CHILD_SAs are the kernel's, whose numbers can be read and set; else its own (kernel-libipsec)."""
         self._random = random
-        self.since = 0.0
-        """When it was started, Unix seconds."""
+        self._start: Start | None = None
         self._feeding = asyncio.Semaphore(FED_AT_ONCE)
         self._look: asyncio.Task[dict[IkeSpis, IkeSa]] | None = None
         self._next_look: asyncio.Task[dict[IkeSpis, IkeSa]] | None = None
@@ -115,8 +114,8 @@ class StrongswanDaemon:
 
     async def is_another(self) -> bool:
         """Whether the daemon was started anew since the last time: it knows nothing then."""
-        since = await self.vici.started()
-        if since == self.since:
+        start = await self.vici.started()
+        if self._start is not None and self._start.is_same(start):
             return False
         version, plugins = await self.vici.version(), await self.vici.plugins()
         if "ha" not in plugins:
@@ -127,7 +126,7 @@ class StrongswanDaemon:
         self.link.version = ha_version(version)
         self.in_kernel = "kernel-libipsec" not in plugins
         log.info("strongSwan %s, which speaks version %d of the ha messages", version, self.link.version)
-        self.since = since
+        self._start = start
         return True
 
     # --- looking ----------------------------------------------------------------------------------------------------

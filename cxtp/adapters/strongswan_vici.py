@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +25,27 @@ DEFAULT_PATH = Path("/run/charon.vici")
 TIMEOUT = 10.0
 """Seconds until the daemon has begun to answer."""
 
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred, see unix(7)
+_ROUNDING = 2.0  # seconds
+
 T = TypeVar("T")
 
 
 class DaemonError(LocalError):
     """The daemon does not answer, or does not do what it was asked."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A daemon's process, by its ID (always 1 in some containers) and its start in Unix seconds (rounded anew with each
+    answer)."""
+
+    process: int
+    since: float
+
+    def is_same(self, other: Start) -> bool:
+        """Whether it is the same process."""
+        return self.process == other.process and abs(self.since - other.since) <= _ROUNDING
 
 
 @dataclass(frozen=True)
@@ -85,12 +102,20 @@ class Daemon:
         answer = await self._ask(lambda session: session.version())
         return _text(answer["version"])
 
-    async def started(self) -> float:
-        """When it was started, in Unix seconds: another answer is another process."""
-        answer = await self._ask(lambda session: session.stats())
+    async def started(self) -> Start:
+        """Which process it is, and since when."""
+
+        def ask(session: Any) -> tuple[Any, int]:
+            credentials = session.transport.socket.getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+            )
+            return session.stats(), _CREDENTIALS.unpack(credentials)[0]
+
+        answer, process = await self._ask(ask)
         since = _text(answer.get("uptime", {}).get("since", ""))
         try:
-            return time.mktime(time.strptime(since, "%b %d %H:%M:%S %Y"))  # the daemon's own words, local time
+            # The daemon's own words, in local time.
+            return Start(process, time.mktime(time.strptime(since, "%b %d %H:%M:%S %Y")))
         except ValueError:
             raise DaemonError(f"strongSwan's start time is not understood: {since[:40]!r}") from None
 
