@@ -3,11 +3,12 @@
 Each is run with the session as one JSON object on its standard input and the event's name as its argument::
 
     {"event": "activated", "node": "a", "peer": "b", "mn_address": "192.0.2.9", "generation": 3,
+     "ike_sas": [{"local": "203.0.113.1", "remote": "192.0.2.9", "local_id": "gateway", "remote_id": "client"}],
      "associations": [{"local": "203.0.113.1", "remote": "192.0.2.9", "inbound_spi": "c0000001",
                        "outbound_spi": "c0000002", "mode": "tunnel", "suite": "ESP:AES_GCM_16-256",
                        "local_selectors": ["10.1.0.0/16"], "remote_selectors": ["10.2.0.0/16"]}]}
 
-There are no keys in it.  The events: ``releasing`` before a session leaves (what holds its traffic back is done here),
+There are no keys in it, and no IKE_SA where no IKE daemon told of one.  The events: ``releasing`` before a session leaves (what holds its traffic back is done here),
 ``activated`` when it is in use here - also when it was to leave and stayed -, ``released`` when another node has it.
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from contexts.base import decode
+from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 from contexts.values import TrafficSelector
 
@@ -134,6 +136,16 @@ def describe(record: SessionRecord, context_types: ContextTypes = ContextTypes()
         "peer": record.peer,
         "mn_address": str(record.mn_address),
         "generation": record.generation,
+        "ike_sas": [
+            {
+                "local": str(context.local_host.address),
+                "remote": str(context.remote_host.address),
+                "local_id": str(context.local_identity),
+                "remote_id": str(context.remote_identity),
+            }
+            for context in contexts
+            if isinstance(context, IkeSaContext)
+        ],
         "associations": [
             {
                 "local": str(context.local_host.address),

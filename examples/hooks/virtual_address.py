@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -BSE
-"""A hook for ``cxtp gateway linux``: the sessions' local addresses are this machine's while it has sessions of theirs.
+"""A hook for ``cxtp gateway``: the sessions' local addresses are this machine's while it has sessions of theirs.
 
     cxtp gateway linux ... --on-activated virtual_address.py --on-released virtual_address.py
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def local_addresses(session):
-    return sorted({association["local"] for association in session["associations"]})
+    return sorted({ends["local"] for ends in session["associations"] + session["ike_sas"]})
 
 
 @contextmanager

@@ -1,0 +1,200 @@
+"""``cxtp gateway strongswan`` beside the daemons of a :class:`kernel.strongswan.Bed`, as an operator runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cxtp.config import ProtocolConfig, Timers
+from cxtp.control import ControlClient
+from cxtp.gateway import GatewayConfig, StrongswanConfig
+from cxtp.service import Service, ServiceConfig
+from cxtp.transports.endpoint import Router
+
+from .strongswan import Bed
+from .strongswan_kinds import SHARED, Kind
+
+HOOK = Path(__file__).parents[2] / "examples" / "hooks" / "virtual_address.py"
+TRAFFIC = Path(__file__).with_name("traffic.py")
+# A slow kernel: four daemons and as many nodes share one processor.
+PROTOCOL = ProtocolConfig(timers=Timers(max_transfer_time=10.0, max_handover_time=20.0))
+REPLAYED = ("XfrmInStateSeqError", "XfrmInStateProtoError", "XfrmInStateInvalid", "XfrmInStateModeError")
+"""Counted where a packet came again or too late, or its integrity check failed."""
+
+
+@dataclass
+class Nodes:
+    """Services by name; ``moved``: when each move began and had ended, ``time.monotonic``."""
+
+    bed: Bed
+    directory: Path
+    services: dict[str, Service] = field(default_factory=dict)
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    moved: list[tuple[float, float]] = field(default_factory=list)
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def routers(self) -> dict[str, Router]:
+        return {name: Router(name, self.bed.network.address(name, 4)) for name in self.bed.names}
+
+    async def start(self, name: str, *, reserve: int = 20_000, **options: Any) -> None:
+        own, state, hook = self.routers[name], self.directory / f"state-{name}", self._hook(name)
+        others = tuple(router for router in self.routers.values() if router.name != name)
+        daemon = StrongswanConfig(self.bed.gateways[name].vici)
+        config = ServiceConfig(
+            name, (own.address, own.port), others, state, state / "control.sock", "udp", protocol=PROTOCOL,
+            allow_cleartext_keys_on_the_network=True, kernel=True, sequence_reserve=reserve,
+            gateway=GatewayConfig(hook, hook, name, strongswan=daemon, **options),
+        )  # fmt: skip
+        with self.bed.network.inside(name):
+            service = self.services[name] = Service(config)
+            ready = asyncio.Event()
+            self.tasks[name] = asyncio.create_task(service.run(ready.set))
+            waiting = asyncio.create_task(ready.wait())
+            await asyncio.wait([waiting, self.tasks[name]], return_when=asyncio.FIRST_COMPLETED)
+        assert ready.is_set(), await self.tasks[name]
+
+    async def stop(self, name: str) -> None:
+        await self.ask(name, "stop")
+        await self.tasks.pop(name)
+        del self.services[name]
+
+    def _hook(self, name: str) -> Path:
+        path = self.directory / f"hook-{name}"
+        path.write_text(
+            f"#!/bin/sh\nexport CXTP_VIRTUAL_ADDRESSES={self.directory}/virtual-{name}\n"
+            f'exec ip netns exec {name} {HOOK} "$@"\n'
+        )
+        path.chmod(0o755)
+        return path
+
+    async def ask(self, name: str, command: str, **values: object) -> dict[str, Any]:
+        async with ControlClient(self.directory / f"state-{name}" / "control.sock") as client:
+            return await client.ask(command, **values)
+
+    async def rows(self, name: str, kind: Kind, state: str = "owned") -> list[dict[str, Any]]:
+        """Its CHILD_SAs, of ``cxtp sessions``."""
+        answer = await self.ask(name, "gateway-sessions")
+        return [row for row in answer["sessions"] if row["peer"] == str(kind.client) and row["state"] == state]
+
+    async def counters(self, name: str) -> dict[str, int]:
+        found = (await self.ask(name, "status"))["counters"]
+        assert isinstance(found, dict)
+        return found
+
+    async def learned(self, name: str, kind: Kind) -> None:
+        """The node has on record what its daemon has, all of it."""
+
+        async def is_learned() -> bool:
+            there = {child["spi-in"] for child in children(self.bed.gateways[name].ike_sas(), kind)}
+            rows = await self.rows(name, kind)
+            return len(there) == kind.children and {row["spi_in"] for row in rows} == there
+
+        await until(is_learned, f"{kind.name} learned at {name}")
+
+    async def move(self, kind: Kind, source: str, target: str) -> None:
+        """And wait until the address has followed."""
+        begin = time.monotonic()
+        await self.ask(source, "move", mn_address=str(kind.client), to=target)
+        await until(lambda: self.has_address(target, kind.version), f"the address at {target}")
+        self.moved.append((begin, time.monotonic()))
+
+    def has_address(self, name: str, version: int = 4) -> bool:
+        return f" {SHARED[version]}/" in self.bed.network.run(name, "ip", "addr", "show", "dev", "eth0")
+
+    def put_address(self, name: str) -> None:
+        """At that gateway, and at no other."""
+        for gateway in self.bed.names:
+            for address, width in ((SHARED[4], 32), (SHARED[4], 24), (SHARED[6], 128), (SHARED[6], 64)):
+                where = f"{address}/{width}", "dev", "eth0"
+                self.bed.network.run(gateway, "ip", "addr", "del", *where, check=False)
+        self.bed.give_address(name)
+
+    # --- traffic ----------------------------------------------------------------------------------------------------
+
+    def echo(self, kind: Kind, child: int = 0) -> None:
+        """Whoever has the session answers."""
+        _, outside = self.bed.ends(kind, child)
+        for name in self.bed.names:
+            self._process(name, "echo", outside)
+
+    def send(self, kind: Kind, rate: float, child: int = 0) -> subprocess.Popen[str]:
+        inside, outside = self.bed.ends(kind, child)
+        return self._process("client", "send", inside, outside, str(rate))
+
+    def _process(self, name: str, *arguments: str) -> subprocess.Popen[str]:
+        made = self.bed.network.start(
+            name, sys.executable, "-SE", str(TRAFFIC), *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.processes.append(made)
+        assert made.stdout is not None
+        assert made.stdout.readline() == "ready\n"
+        return made
+
+    async def told(self, sender: subprocess.Popen[str]) -> tuple[list[float], list[float]]:
+        """When each packet was sent that was answered, and each that was lost."""
+        text, _ = await asyncio.to_thread(sender.communicate)
+        self.end_traffic()
+        result = json.loads(text)
+        back = set(result["back"])
+        assert len(back) == len(result["back"])  # no answer came twice
+        times = list(enumerate(result["sent"]))
+        return [when for n, when in times if n in back], [when for n, when in times if n not in back]
+
+    def end_traffic(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+        self.processes.clear()
+
+    def replayed(self) -> dict[str, int]:
+        """The kernels' counters of packets that came again, or could not be authenticated."""
+        return {name: n for name, n in self.bed.errors().items() if name.split()[1] in REPLAYED}
+
+    async def close(self) -> None:
+        self.end_traffic()
+        for name in list(self.tasks):
+            if self.tasks[name].done():
+                await self.tasks[name]
+            else:
+                await self.stop(name)
+
+
+@asynccontextmanager
+async def nodes(
+    bed: Bed, directory: Path, *, only: tuple[str, ...] | None = None, **options: Any
+) -> AsyncIterator[Nodes]:
+    """Nodes beside all gateways, or ``only`` some; the address is at the first gateway."""
+    made = Nodes(bed, directory)
+    made.put_address(bed.names[0])
+    try:
+        for name in bed.names if only is None else only:
+            await made.start(name, **options)
+        yield made
+    finally:
+        await made.close()
+
+
+async def until(holds: Callable[[], Any], what: str, seconds: float = 30) -> None:
+    """``holds`` may be a coroutine function."""
+    end = time.monotonic() + seconds
+    while True:
+        found = holds()
+        if await found if asyncio.iscoroutine(found) else found:
+            return
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+def children(ike_sas: list[tuple[str, dict[str, Any]]], kind: Kind) -> list[dict[str, Any]]:
+    """Those that are installed, as vici lists them."""
+    found = [child for name, sa in ike_sas if name == kind.name for child in sa["child-sas"].values()]
+    return [child for child in found if child["state"] == "INSTALLED"]
