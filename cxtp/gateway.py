@@ -181,6 +181,10 @@ class Gateway:
         live = record.state is SessionState.OWNED and self._sink is not None
         return record.contexts if not live or self._sink is None else self._sink.current(record)
 
+    async def synchronise(self, mn_address: IPAddress) -> list[str]:
+        """After a take-over: agree with the peer on Message IDs; in words, what came of it for each IKE_SA."""
+        return await self._agent.synchronise(mn_address) if isinstance(self._agent, StrongswanAgent) else []
+
     async def ike_sas(self) -> list[IkeSa]:
         """The IKE daemon's own list; none where there is none."""
         return [] if self._daemon is None else list((await self._daemon.ike_sas()).values())

@@ -8,7 +8,8 @@ Each is run with the session as one JSON object on its standard input and the ev
                        "outbound_spi": "c0000002", "mode": "tunnel", "suite": "ESP:AES_GCM_16-256",
                        "local_selectors": ["10.1.0.0/16"], "remote_selectors": ["10.2.0.0/16"]}]}
 
-There are no keys in it, and no IKE_SA where no IKE daemon told of one.  The events: ``releasing`` before a session leaves (what holds its traffic back is done here),
+There are no keys in it, and no IKE_SA where no IKE daemon told of one.  The events: ``releasing`` before a session
+leaves (what holds its traffic back is done here),
 ``activated`` when it is in use here - also when it was to leave and stayed -, ``released`` when another node has it.
 """
 

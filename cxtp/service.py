@@ -361,7 +361,8 @@ class Service:
     async def _takeover(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """One session's replica, or those of all sessions of a node that is gone."""
         outcome = await self.node.sessions.take_over(ip_address(request["mn_address"]))
-        return {**vars(outcome), "mn_address": str(outcome.mn_address)}
+        agreed = await self.gateway.synchronise(outcome.mn_address) if outcome.taken else []
+        return {**vars(outcome), "mn_address": str(outcome.mn_address), "ike_sas": agreed}
 
     async def _drop_standby(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The operator says that the standby will never take over what it has: go on without it."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from contexts.base import Context, decode, encode
@@ -24,6 +25,7 @@ from .config import ContextTypes
 from .errors import CxtpError
 from .kernel_guard import unblock
 from .kernel_keeper import REST
+from .message_id_agreement import NotSynchronised, agree_on_message_ids
 from .messages import EncodedContext
 from .node import Node
 from .store.records import SessionRecord, SessionState
@@ -63,6 +65,7 @@ class StrongswanAgent:
         self._daemon = sink.daemon
         self._hurried = hurried
         self._context_types = context_types
+        self._namespace = namespace
         self._events = XfrmEvents((Group.ASYNC_EVENTS,), namespace)
         self._wake = asyncio.Event()
         self._changed: set[IPAddress] = set()
@@ -182,6 +185,30 @@ class StrongswanAgent:
     def _owned(self) -> list[SessionRecord]:
         records = self._sessions.store.records(on_damaged=lambda address, error: None)
         return [record for record in records if record.state is SessionState.OWNED]
+
+    # --- after a take-over ------------------------------------------------------------------------------------------
+
+    async def synchronise(self, mn_address: IPAddress) -> list[str]:
+        """Have the peer of a session agree on Message IDs (RFC 6311); in words, what came of it for each IKE_SA."""
+        record = self._sessions.get(mn_address)
+        outcomes = []
+        for context in ike_sas_of(() if record is None else self._decoded(record)):
+            try:
+                agreed = await agree_on_message_ids(context, self._namespace)
+            except NotSynchronised as error:
+                self._sessions.counters["message_ids_on_record"] += 1
+                outcomes.append(f"{context.spis}: Message IDs as on record: {error}")
+                continue
+            self._sessions.counters["message_ids_agreed"] += 1
+            self._daemon.set_message_ids(replace(context, message_ids=agreed))
+            outcomes.append(
+                f"{context.spis}: agreed on Message IDs {agreed.next_request_to_send}, {agreed.next_request_expected}"
+            )
+        for outcome in outcomes:
+            log.info("%s: %s", mn_address, outcome)
+        self._changed.add(mn_address)
+        self._wake.set()
+        return outcomes
 
     # --- the daemon's own list --------------------------------------------------------------------------------------
 

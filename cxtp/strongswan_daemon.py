@@ -18,7 +18,7 @@ from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 from contexts.values import IkeSpis, IPAddress
 
-from .adapters.strongswan_ha import activation, deletion, messages_of, resync
+from .adapters.strongswan_ha import activation, deletion, message_id, messages_of, resync
 from .adapters.strongswan_ha.link import HaLink
 from .adapters.strongswan_ha.outbound import child_name, connection_name
 from .adapters.strongswan_vici import Daemon, DaemonError, IkeSa, Start, ha_version
@@ -245,6 +245,13 @@ class StrongswanDaemon:
         self._activation = None  # who comes from here on may come too late for this one
         self.counters["activations"] += 1
         self._send(activation(SEGMENTS, self.link.version))
+
+    def set_message_ids(self, context: IkeSaContext) -> None:
+        """The IKE_SA's next request to send, and to expect, from now on."""
+        try:
+            self.link.send(message_id(context, self.link.version))
+        except TransportError as error:
+            raise DaemonError(str(error)) from error
 
     def ask_for_all(self) -> None:
         """RESYNC: its IKE_SAs come again, and it rekeys their CHILD_SAs."""

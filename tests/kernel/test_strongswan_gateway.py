@@ -127,6 +127,7 @@ def test_a_session_goes_from_gateway_to_gateway(made: Bed, tmp_path: Path, name:
             await until(lambda: gone(hosts, kind), "it is off the records")
             for daemon in (client, *made.gateways.values()):
                 assert complaints(daemon, kind) == complained[daemon.name]
+            print({k: v for k, v in (await hosts.counters("b")).items() if k.startswith("strongswan")})
             print(f"{name}: {len(answered)} answered, {len(lost)} lost; moved in {end - begin:.2f} s")
 
     asyncio.run(main())

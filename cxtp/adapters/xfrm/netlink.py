@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Union
 
@@ -65,7 +66,7 @@ class XfrmError(TransportError):
 def open_socket(what: str, namespace: Namespace = None, groups: tuple[int, ...] = ()) -> socket.socket:
     """A bound socket to the kernel's IPsec database, a member of the groups.  Raises XfrmError with ``what``."""
     try:
-        opened = _open() if namespace is None else _open_in(namespace)
+        opened = socket_in(namespace, _open)
     except OSError as error:
         raise XfrmError(what, error.errno or 0) from error
     try:
@@ -115,8 +116,11 @@ def _open() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _PROTOCOL)
 
 
-def _open_in(namespace: str | int | Path) -> socket.socket:
-    """A socket stays in the namespace where it was made: a thread that goes there and ends leaves ours as it is."""
+def socket_in(namespace: Namespace, make: Callable[[], socket.socket]) -> socket.socket:
+    """What ``make`` gives, made in the namespace, where it stays: a thread that goes there and ends leaves ours as it
+    is.  Raises OSError."""
+    if namespace is None:
+        return make()
     opened: list[socket.socket] = []
     failed: list[OSError] = []
 
@@ -126,7 +130,7 @@ def _open_in(namespace: str | int | Path) -> socket.socket:
                 libc = ctypes.CDLL(None, use_errno=True)
                 if libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), f"network namespace {namespace}")
-            opened.append(_open())
+            opened.append(make())
         except OSError as error:
             failed.append(error)
 
