@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from contexts.base import Context, decode, encode
+from contexts.ikev2 import IkeSaContext
 from contexts.values import IkeSpis, IPAddress
 
 from .adapters.strongswan_ha import HaMessage, HaTracker, peer_moved
@@ -25,7 +26,7 @@ from .config import ContextTypes
 from .errors import CxtpError
 from .kernel_guard import unblock
 from .kernel_keeper import REST
-from .message_id_agreement import NotSynchronised, agree_on_message_ids
+from .message_id_agreement import MessageIdAgreement, NotAgreed
 from .messages import EncodedContext
 from .node import Node
 from .store.records import SessionRecord, SessionState
@@ -65,7 +66,7 @@ class StrongswanAgent:
         self._daemon = sink.daemon
         self._hurried = hurried
         self._context_types = context_types
-        self._namespace = namespace
+        self._agreement = MessageIdAgreement(self._expect, namespace)
         self._events = XfrmEvents((Group.ASYNC_EVENTS,), namespace)
         self._wake = asyncio.Event()
         self._changed: set[IPAddress] = set()
@@ -91,6 +92,7 @@ class StrongswanAgent:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._events.close()
+        self._agreement.close()
 
     # --- what the daemon tells --------------------------------------------------------------------------------------
 
@@ -189,26 +191,34 @@ class StrongswanAgent:
     # --- after a take-over ------------------------------------------------------------------------------------------
 
     async def synchronise(self, mn_address: IPAddress) -> list[str]:
-        """Have the peer of a session agree on Message IDs (RFC 6311); in words, what came of it for each IKE_SA."""
+        """Find out which Message IDs the peer of a session has seen; in words, what came of it for each IKE_SA."""
         record = self._sessions.get(mn_address)
         outcomes = []
         for context in ike_sas_of(() if record is None else self._decoded(record)):
+            # A response that the daemon takes for one to a request of its own, and did not ask for, ends its IKE_SA.
+            self._daemon.hold_requests(context)
+            agreed = context.message_ids
             try:
-                agreed = await agree_on_message_ids(context, self._namespace)
-            except NotSynchronised as error:
+                agreed = await self._agreement.agree(context)
+            except NotAgreed as error:
                 self._sessions.counters["message_ids_on_record"] += 1
                 outcomes.append(f"{context.spis}: Message IDs as on record: {error}")
-                continue
-            self._sessions.counters["message_ids_agreed"] += 1
-            self._daemon.set_message_ids(replace(context, message_ids=agreed))
-            outcomes.append(
-                f"{context.spis}: agreed on Message IDs {agreed.next_request_to_send}, {agreed.next_request_expected}"
-            )
+            else:
+                self._sessions.counters["message_ids_agreed"] += 1
+                numbers = f"{agreed.next_request_to_send}, {agreed.next_request_expected}"
+                outcomes.append(f"{context.spis}: agreed on Message IDs {numbers}")
+            finally:
+                self._daemon.set_message_ids(replace(context, message_ids=agreed))
         for outcome in outcomes:
             log.info("%s: %s", mn_address, outcome)
         self._changed.add(mn_address)
         self._wake.set()
         return outcomes
+
+    def _expect(self, context: IkeSaContext, number: int) -> None:
+        log.info("the peer of %s is at Message ID %d: strongSwan is told", context.spis, number)
+        self._sessions.counters["message_ids_corrected"] += 1
+        self._daemon.expect(context, number)
 
     # --- the daemon's own list --------------------------------------------------------------------------------------
 

@@ -155,7 +155,7 @@ def never_lower(wanted: SecurityAssociation, there: SecurityAssociation, known_w
     inbound = max(ours.inbound, theirs.inbound)
     bitmap = (ours.bitmap | (-1 << known_window)) << (inbound - ours.inbound)
     bitmap |= theirs.bitmap << (inbound - theirs.inbound)
-    bitmap &= (1 << theirs.window) - 1
+    bitmap &= (1 << min(theirs.window, inbound)) - 1  # there is no number below 1
     return Numbers(max(ours.outbound, theirs.outbound), inbound, theirs.window, bitmap, theirs.extended)
 
 

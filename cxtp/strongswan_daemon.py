@@ -12,11 +12,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from contexts.base import Context
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
-from contexts.values import IkeSpis, IPAddress
+from contexts.values import IkeSpis, IPAddress, MessageIds
 
 from .adapters.strongswan_ha import activation, deletion, message_id, messages_of, resync
 from .adapters.strongswan_ha.link import HaLink
@@ -48,6 +49,9 @@ FEED_TIMEOUT = 2.0
 ATTEMPTS = 3
 QUIET_TIMEOUT = 12.0
 """Seconds that a session's exchanges may take before it leaves: the plugin deletes what was rekeyed after five."""
+
+FAR = 1 << 20
+"""Message IDs: further on than whoever asks the peer in the daemon's name goes."""
 
 _POLL = 0.002
 _LONGEST_POLL = 0.05
@@ -248,10 +252,20 @@ class StrongswanDaemon:
 
     def set_message_ids(self, context: IkeSaContext) -> None:
         """The IKE_SA's next request to send, and to expect, from now on."""
-        try:
-            self.link.send(message_id(context, self.link.version))
-        except TransportError as error:
-            raise DaemonError(str(error)) from error
+        messages = message_id(context, self.link.version)
+        self._send(messages)
+        for message in messages:
+            self.link.tracker.apply(message, time.time())
+
+    def hold_requests(self, context: IkeSaContext) -> None:
+        """Until :meth:`set_message_ids` the daemon's next request would have a Message ID that nobody else uses."""
+        far = MessageIds(context.message_ids.next_request_to_send + FAR, 0)
+        self._send(message_id(replace(context, message_ids=far), self.link.version))
+
+    def expect(self, context: IkeSaContext, number: int) -> None:
+        """The Message ID of the request that the peer of an IKE_SA sends next, or again."""
+        expected = replace(context, message_ids=MessageIds(0, number))
+        self._send(message_id(expected, self.link.version))
 
     def ask_for_all(self) -> None:
         """RESYNC: its IKE_SAs come again, and it rekeys their CHILD_SAs."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
-from contexts.values import HostAddress
-from cxtp.constants import NAT_TRAVERSAL_PORT, NON_ESP_MARKER
+from contexts.values import HostAddress, IPAddress
+from cxtp.constants import IKE_PORT, NAT_TRAVERSAL_PORT, NON_ESP_MARKER
 from cxtp.errors import TransportError
 
 from .xfrm.formats import build_policy
@@ -23,38 +23,39 @@ _UDP_HEADER = struct.Struct("!HHHH")
 _IP_XFRM_POLICY, _IPV6_XFRM_POLICY = 17, 35
 _IPV6_CHECKSUM = 7
 _CHECKSUM_OFFSET = 6
+_SELECTOR_FAMILY = struct.Struct("=H")
+_SELECTOR_FAMILY_OFFSET = 40
+"""Of ``family`` in struct xfrm_selector (include/uapi/linux/xfrm.h)."""
 _LARGEST = 65_535
+
 AT_ONCE = 1000
 """Datagrams looked at by one :meth:`IkeSocket.receive`: ESP in UDP comes by here too."""
 
 
 class IkeSocket:
-    """Non-blocking, between two hosts with their ports.  ``fileno`` and ``close`` as a socket's."""
+    """Non-blocking, at one local address, for all of its peers and both of IKE's ports."""
 
-    def __init__(self, local: HostAddress, remote: HostAddress, namespace: Namespace = None) -> None:
+    def __init__(self, local: IPAddress, namespace: Namespace = None) -> None:
         """Raises TransportError: the address is not here, no privilege (CAP_NET_RAW)."""
-        self._local, self._remote = local, remote
+        self._local = local
         try:
             self._socket = socket_in(namespace, self._open)
         except OSError as error:
-            raise TransportError(f"IKE from {local} to {remote}: {error.strerror}") from error
+            raise TransportError(f"IKE at {local}: {error.strerror}") from error
 
     def _open(self) -> socket.socket:
-        ipv4 = self._local.address.version == 4
+        ipv4 = self._local.version == 4
         opened = socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_UDP)
         try:
             level, option = (
                 (socket.IPPROTO_IP, _IP_XFRM_POLICY) if ipv4 else (socket.IPPROTO_IPV6, _IPV6_XFRM_POLICY)
             )
             for direction in (Direction.OUT, Direction.IN):
-                policy = build_policy(SecurityPolicy(direction, PolicyAction.ALLOW, 0, 0, ANY))[: POLICY.sizeof()]
-                # A socket's policy names the family, also where its selector is for all.
-                opened.setsockopt(level, option, _with_family(policy, opened.family))
+                opened.setsockopt(level, option, _pass_all(direction, opened.family))
             if not ipv4:
                 opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, _CHECKSUM_OFFSET)
             opened.setblocking(False)
-            opened.bind((str(self._local.address), 0))
-            opened.connect((str(self._remote.address), 0))
+            opened.bind((str(self._local), 0))
         except OSError:
             opened.close()
             raise
@@ -68,50 +69,49 @@ class IkeSocket:
         """Give the socket back."""
         self._socket.close()
 
-    def send(self, message: bytes) -> None:
-        """``message`` from the IKE header.  Raises TransportError."""
-        marker = NON_ESP_MARKER if self._local.port == NAT_TRAVERSAL_PORT else b""
+    def send(self, message: bytes, port: int, remote: HostAddress) -> None:
+        """``message`` from the IKE header, from the local ``port``.  Raises TransportError."""
+        marker = NON_ESP_MARKER if port == NAT_TRAVERSAL_PORT else b""
         length = _UDP_HEADER.size + len(marker) + len(message)
         # IPv4 lets a checksum be left out (RFC 768); SK payloads have a better one.  IPv6's is the kernel's to fill in.
-        header = _UDP_HEADER.pack(self._local.port, self._remote.port, length, 0)
+        header = _UDP_HEADER.pack(port, remote.port or IKE_PORT, length, 0)
         try:
-            self._socket.send(header + marker + message)
+            self._socket.sendto(header + marker + message, (str(remote.address), 0))
         except OSError as error:
-            raise TransportError(f"IKE from {self._local} to {self._remote}: {error.strerror}") from error
+            raise TransportError(f"IKE from {self._local} to {remote}: {error.strerror}") from error
 
-    def receive(self) -> list[bytes]:
-        """The IKE messages that came since the last time, from the IKE header."""
-        found = []
+    def receive(self) -> list[tuple[bytes, IPAddress]]:
+        """The IKE messages that came since the last time, from the IKE header, and from where.  Raises
+        TransportError."""
+        found: list[tuple[bytes, IPAddress]] = []
         for _ in range(AT_ONCE):
             try:
-                octets = self._socket.recv(_LARGEST)
+                octets, source = self._socket.recvfrom(_LARGEST)
             except BlockingIOError:
                 break
             except OSError as error:
-                raise TransportError(f"IKE from {self._remote}: {error.strerror}") from error
+                raise TransportError(f"IKE at {self._local}: {error.strerror}") from error
             message = self._message(octets)
             if message is not None:
-                found.append(message)
+                found.append((message, ip_address(source[0].partition("%")[0])))
         return found
 
     def _message(self, octets: bytes) -> bytes | None:
-        if isinstance(self._local.address, IPv4Address):
+        if isinstance(self._local, IPv4Address):  # an IPv4 raw socket gives the IP header too
             octets = octets[(octets[0] & 15) * 4 :] if octets else b""
         if len(octets) < _UDP_HEADER.size:
             return None
-        source, destination, length, _ = _UDP_HEADER.unpack_from(octets)
-        if (source, destination) != (self._remote.port, self._local.port) or length > len(octets):
-            return None
+        _, port, length, _ = _UDP_HEADER.unpack_from(octets)
         message = octets[_UDP_HEADER.size : length]
-        if self._local.port != NAT_TRAVERSAL_PORT:
+        if port == IKE_PORT:
             return message
-        return message[len(NON_ESP_MARKER) :] if message.startswith(NON_ESP_MARKER) else None
+        if port == NAT_TRAVERSAL_PORT and message.startswith(NON_ESP_MARKER):
+            return message[len(NON_ESP_MARKER) :]
+        return None
 
 
-_SELECTOR_FAMILY_OFFSET = 40
-"""Of ``family`` in struct xfrm_selector (include/uapi/linux/xfrm.h)."""
-
-
-def _with_family(policy: bytes, family: int) -> bytes:
-    at = _SELECTOR_FAMILY_OFFSET
-    return policy[:at] + struct.pack("=H", family) + policy[at + 2 :]
+def _pass_all(direction: Direction, family: int) -> bytes:
+    """A socket's own policy; it names its family, also where its selector is for all."""
+    policy = build_policy(SecurityPolicy(direction, PolicyAction.ALLOW, 0, 0, ANY))[: POLICY.sizeof()]
+    end = _SELECTOR_FAMILY_OFFSET + _SELECTOR_FAMILY.size
+    return policy[:_SELECTOR_FAMILY_OFFSET] + _SELECTOR_FAMILY.pack(family) + policy[end:]

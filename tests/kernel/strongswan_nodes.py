@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from contexts.base import decode, encode
+from contexts.ikev2 import IkeSaContext
+from contexts.values import MessageIds
 from cxtp.config import ProtocolConfig, Timers
 from cxtp.control import ControlClient
 from cxtp.gateway import GatewayConfig, StrongswanConfig
@@ -84,6 +87,25 @@ class Nodes:
         """Its CHILD_SAs, of ``cxtp sessions``."""
         answer = await self.ask(name, "gateway-sessions")
         return [row for row in answer["sessions"] if row["peer"] == str(kind.client) and row["state"] == state]
+
+    async def ike_rows(self, name: str, kind: Kind, state: str = "owned") -> list[dict[str, Any]]:
+        """Its IKE_SAs, of ``cxtp sessions``."""
+        answer = await self.ask(name, "gateway-sessions")
+        return [row for row in answer["ike_sas"] if row["peer"] == str(kind.client) and row["state"] == state]
+
+    async def alter_message_ids(self, name: str, kind: Kind, out: int, expected: int) -> None:
+        """Its replica of the session says so much more of what was sent, and what was received."""
+        store = self.services[name].store
+        record = store.get(kind.client)
+        assert record is not None
+        contexts = []
+        for context in map(decode, record.contexts):
+            if isinstance(context, IkeSaContext):
+                ids = context.message_ids
+                ids = MessageIds(ids.next_request_to_send + out, ids.next_request_expected + expected)
+                context = replace(context, message_ids=ids)
+            contexts.append(encode(context))
+        store.put(replace(record, contexts=tuple(contexts)))
 
     async def counters(self, name: str) -> dict[str, int]:
         found = (await self.ask(name, "status"))["counters"]
@@ -174,6 +196,9 @@ async def nodes(
 ) -> AsyncIterator[Nodes]:
     """Nodes beside all gateways, or ``only`` some; the address is at the first gateway."""
     made = Nodes(bed, directory)
+    # Linux holds to what it heard of a neighbour for a second; no operator moves an address to and fro so fast.
+    locktime = "/proc/sys/net/ipv4/neigh/eth0/locktime"
+    bed.network.run("client", "sh", "-c", f"echo 0 > {locktime}")
     made.put_address(bed.names[0])
     try:
         for name in bed.names if only is None else only:
