@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from contexts.base import Context
+from contexts.encoding.vendor import find_vendor_value
+from contexts.ikev2 import IkeSaContext
+from contexts.ipsec import IpsecSaContext
+from contexts.values import CommonVendorNumber
+
 from .constants import StatusCode
 from .errors import CxtpError, LocalError
 from .messages import ContextStatus, IPAddress
@@ -15,9 +21,14 @@ from .store.records import SessionRecord, SessionState
 class MoveRefused(CxtpError):
     """The new router does not take the session; it stays here.  ``statuses`` are the CTDR's."""
 
-    def __init__(self, mn_address: IPAddress, router: str, statuses: Iterable[ContextStatus]) -> None:
+    def __init__(
+        self, mn_address: IPAddress, router: str, statuses: Iterable[ContextStatus], contexts: Iterable[Context] = ()
+    ) -> None:
+        """``contexts`` are the session's, for what a status means of them."""
         self.statuses = tuple(statuses)
         names = ", ".join(_status_name(s) for s in self.statuses) or "no reason given"
+        if any(s.status == StatusCode.UNKNOWN_CONNECTION for s in self.statuses):
+            names += f"; its daemon needs {_connections(contexts)}"
         super().__init__(f"{router} refused {mn_address}: {names}; the session stays here")
 
 
@@ -46,6 +57,20 @@ def _status_name(status: ContextStatus) -> str:
     known = status.status in StatusCode._value2member_map_
     name = StatusCode(status.status).name if known else f"status {status.status:#04x}"
     return f"{name} (context type {status.feature_profile_type:#06x})"
+
+
+def _connections(contexts: Iterable[Context]) -> str:
+    """What an IKE daemon looks up by its name."""
+    found = []
+    for context in contexts:
+        if isinstance(context, IkeSaContext):
+            number, kind, parameters = CommonVendorNumber.CONNECTION_NAME, "connection", context.vendor_parameters
+        elif isinstance(context, IpsecSaContext):
+            number, kind, parameters = CommonVendorNumber.CHILD_NAME, "child", context.vendor_parameters
+        else:
+            continue
+        found.append(f"the {kind} {find_vendor_value(parameters, number) or '(unnamed)'}")
+    return " and ".join(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)

@@ -371,7 +371,8 @@ class Node:
             log.error("%s", overtaken)
             return self._settle(event.mn_address, overtaken)
         await self._write_down(record, self.sessions.reclaim)
-        self._settle(event.mn_address, MoveRefused(event.mn_address, record.peer, event.statuses))
+        contexts = self.sessions.decoded(record)
+        self._settle(event.mn_address, MoveRefused(event.mn_address, record.peer, event.statuses, contexts))
 
     async def _write_down(self, record: SessionRecord, change: Callable[[SessionRecord], Awaitable[None]]) -> None:
         """What the new router answered.  Where it can't be, the session stays frozen, and we ask once more."""

@@ -112,7 +112,8 @@ class SessionBook:
         async with lock:
             yield self.store.get(mn_address)
 
-    def _decoded(self, record: SessionRecord) -> list[Context]:
+    def decoded(self, record: SessionRecord) -> list[Context]:
+        """Its contexts.  Raises RemoteError."""
         return [decode(item, self._context_types) for item in record.contexts]
 
     async def _keep(self, record: SessionRecord, contexts: Iterable[Context] | None = None) -> None:
@@ -144,7 +145,7 @@ class SessionBook:
         """What is written down while the session is in use: nothing above its sequence numbers was ever sent."""
         if not self._sinks:
             return record
-        contexts = fenced(self._decoded(record), self._reserve)
+        contexts = fenced(self.decoded(record), self._reserve)
         return replace(record, contexts=tuple(encode(context, self._context_types) for context in contexts))
 
     def _ceiling_of_new(self, record: SessionRecord, held: SessionRecord | None) -> SessionRecord:
@@ -152,7 +153,7 @@ class SessionBook:
         ceiling = self._ceiling(record)
         if held is None or not self._sinks:
             return ceiling
-        known = {c.inbound_spi: c for c in self._decoded(held) if isinstance(c, IpsecSaContext)}
+        known = {c.inbound_spi: c for c in self.decoded(held) if isinstance(c, IpsecSaContext)}
 
         def kept(context: Context) -> Context:
             before = known.get(context.inbound_spi) if isinstance(context, IpsecSaContext) else None
@@ -161,7 +162,7 @@ class SessionBook:
             numbers = replace(context.sequence_numbers, outbound=before.sequence_numbers.outbound)
             return replace(context, sequence_numbers=numbers)
 
-        contexts = tuple(encode(kept(context), self._context_types) for context in self._decoded(ceiling))
+        contexts = tuple(encode(kept(context), self._context_types) for context in self.decoded(ceiling))
         return replace(ceiling, contexts=contexts)
 
     async def _use(self, record: SessionRecord) -> None:

@@ -98,7 +98,7 @@ class ReplicaSteps(SessionBook):
         return (
             held is not None
             and (held.state, held.generation) == (SessionState.REPLICA, generation)
-            and _is_older(contexts, self._decoded(held))
+            and _is_older(contexts, self.decoded(held))
         )
 
     async def take_over(self, mn_address: IPAddress) -> TakeOver:
@@ -112,7 +112,7 @@ class ReplicaSteps(SessionBook):
             if replica is None or replica.state is not SessionState.REPLICA:
                 raise LocalError(f"this node has no replica of a session of {mn_address}")
             now = self._wall_clock()
-            contexts, dropped = _aged(self._decoded(replica), max(0.0, now - replica.updated))
+            contexts, dropped = _aged(self.decoded(replica), max(0.0, now - replica.updated))
             for reason in dropped:
                 self.counters["associations_not_taken_over"] += 1
                 log.warning("%s: %s", mn_address, reason)

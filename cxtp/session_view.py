@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contexts.base import Context
-from contexts.encoding.vendor import vendor_value
+from contexts.encoding.vendor import find_vendor_value
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
-from contexts.values import ENTERPRISE_CXTP, CommonVendorNumber, CounterKnowledge, IkeSpis
+from contexts.values import CommonVendorNumber, CounterKnowledge, IkeSpis
 
 from .store.records import SessionRecord, SessionState
 
@@ -72,12 +72,8 @@ def ike_rows_of(
 
 
 def _virtual_addresses(context: IkeSaContext) -> str | None:
-    wanted = (ENTERPRISE_CXTP, CommonVendorNumber.REMOTE_VIRTUAL_ADDRESSES)
-    for parameter in context.vendor_parameters:
-        if (parameter.enterprise, parameter.number) == wanted:
-            value = vendor_value(parameter)
-            return " ".join(map(str, value)) if isinstance(value, tuple) else None
-    return None
+    value = find_vendor_value(context.vendor_parameters, CommonVendorNumber.REMOTE_VIRTUAL_ADDRESSES)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else None
 
 
 def _is_unknown(context: IpsecSaContext) -> bool:

@@ -43,7 +43,7 @@ class Sessions(ReplicaSteps):
             if record.state is SessionState.REPLICA:
                 continue
             try:
-                self._index(record.mn_address, self._decoded(record))
+                self._index(record.mn_address, self.decoded(record))
             except RemoteError as error:
                 self._damaged(record.mn_address, error)
             if record.state is SessionState.FROZEN:
@@ -90,7 +90,7 @@ class Sessions(ReplicaSteps):
             if record is None or record.state is not SessionState.OWNED:
                 raise LocalError(f"this node does not own a session of {mn_address}")
             ceiling = self._ceiling(replace(record, contexts=tuple(contexts), updated=self._wall_clock()))
-            if not is_at_least(self._decoded(ceiling), self._decoded(record)):
+            if not is_at_least(self.decoded(ceiling), self.decoded(record)):
                 raise LocalError(f"what was told of {mn_address} is older than what is on disk")
             await self._keep(ceiling)
             if record.standby:
@@ -396,7 +396,7 @@ class Sessions(ReplicaSteps):
         if held is not None and held.contexts:
             left = replace(held, generation=record.generation)
         try:
-            await self._keep(left, self._decoded(left))
+            await self._keep(left, self.decoded(left))
         except StoreError as full:
             self.counters["store_failed"] += 1
             return admission.Verdict(True, statuses, (str(error), str(full)))

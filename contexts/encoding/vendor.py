@@ -6,6 +6,7 @@ A context is decoded without them: a vendor parameter never harms, so its value 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import Any, Union, cast
 
 from construct import Adapter, Construct, ConstructError, GreedyBytes, Int8ub, Int32ub, Struct, Terminated, this
@@ -103,6 +104,15 @@ def vendor_value(parameter: VendorParameter) -> VendorValue | None:
         where = f"vendor parameter {parameter.enterprise}/{parameter.number} {field_path(error)}".rstrip()
         section = "docs/context-formats.md, 4.4"
         raise MalformedContext("context", where, stream.tell(), reason_of(error), section=section) from None
+
+
+def find_vendor_value(
+    parameters: Iterable[VendorParameter], number: CommonVendorNumber | StrongswanVendorNumber
+) -> VendorValue | None:
+    """What the first parameter of that number says, None where there is none.  Raises as :func:`vendor_value`."""
+    enterprise = ENTERPRISE_CXTP if isinstance(number, CommonVendorNumber) else ENTERPRISE_STRONGSWAN
+    found = (item for item in parameters if (item.enterprise, item.number) == (enterprise, number))
+    return next(map(vendor_value, found), None)
 
 
 def describe_vendor_parameter(parameter: VendorParameter) -> str:

@@ -25,6 +25,7 @@ return function()
         [0] = "SUCCESS", "BAD_CHECKSUM", "UNKNOWN_FEATURE_PROFILE_TYPE", "MALFORMED", "MANDATORY_PARAMETER_MISSING",
         "UNSUPPORTED_ALGORITHM", "INSTALL_FAILED", "NO_SUCH_CONTEXT", "NOT_AUTHORIZED", "SPI_COLLISION", "STALE",
         "UNSUPPORTED_PARAMETER", "NO_RESOURCES", "STORE_FAILED", "TIMED_OUT", "CANCELLED",
+        "UNKNOWN_CONNECTION",
     }
     names.token_algorithm = { [1] = "HMAC_SHA1" }
     names.token_status = { [0] = "Bad", "Good", "Unverified", "Null: asks for the material to check a token with" }

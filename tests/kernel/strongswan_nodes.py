@@ -70,6 +70,15 @@ class Nodes:
         await self.tasks.pop(name)
         del self.services[name]
 
+    async def bury(self, name: str) -> None:
+        """The program is gone at once: what it had begun is not finished."""
+        service, task = self.services.pop(name), self.tasks.pop(name)
+        service.node._closed = True
+        for under_way in list(service.node._tasks):
+            under_way.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
     def _hook(self, name: str) -> Path:
         path = self.directory / f"hook-{name}"
         path.write_text(

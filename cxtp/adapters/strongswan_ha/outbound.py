@@ -16,25 +16,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Union
 
-from contexts.encoding.vendor import VendorValue, vendor_value
+from contexts.encoding.vendor import VendorValue, find_vendor_value
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
+from contexts.values import CommonVendorNumber as Common
 from contexts.values import (
-    ENTERPRISE_CXTP,
-    ENTERPRISE_STRONGSWAN,
     ConfiguredCredentials,
     HostAddress,
     Identification,
     IkeSpis,
-    IPAddress,
     KeymatDerivation,
     Nonces,
     SharedSecret,
     StrongswanVendorNumber,
     TrafficSelector,
-    VendorParameter,
 )
-from contexts.values import CommonVendorNumber as Common
 from cxtp.constants import SecurityProtocol
 from cxtp.errors import RemoteError
 
@@ -154,7 +150,7 @@ def _ike_sa_messages(
     yield _ike_update(context)
     for child in children:
         yield _child_add(context, child, random)
-    virtual = _vendor(context.vendor_parameters, Common.REMOTE_VIRTUAL_ADDRESSES)
+    virtual = find_vendor_value(context.vendor_parameters, Common.REMOTE_VIRTUAL_ADDRESSES)
     if isinstance(virtual, tuple):
         yield _message(HaMessageType.IKE_UPDATE, context, *((Attribute.REMOTE_VIP, HostAddress(a)) for a in virtual))
     yield from message_id(context, max(VERSIONS))
@@ -186,8 +182,8 @@ def _ike_update(context: IkeSaContext) -> HaMessage:
     """Vendor parameters come back as they were; of a session from elsewhere the extensions say the same."""
     parameters = context.vendor_parameters
     bits: list[tuple[Attribute, AttributeValue | VendorValue | None]] = [
-        (Attribute.CONDITIONS, _vendor(parameters, StrongswanVendorNumber.CONDITIONS)),
-        (Attribute.EXTENSIONS, _vendor(parameters, StrongswanVendorNumber.EXTENSIONS)),
+        (Attribute.CONDITIONS, find_vendor_value(parameters, StrongswanVendorNumber.CONDITIONS)),
+        (Attribute.EXTENSIONS, find_vendor_value(parameters, StrongswanVendorNumber.EXTENSIONS)),
     ]
     if bits[0][1] is None:
         bits = [
@@ -195,10 +191,10 @@ def _ike_update(context: IkeSaContext) -> HaMessage:
             (Attribute.EXTENSIONS, int(extensions_of(context.extensions))),
         ]
     private = (
-        (Attribute.CONDITIONS, _vendor(parameters, StrongswanVendorNumber.PRIVATE_CONDITIONS)),
-        (Attribute.EXTENSIONS, _vendor(parameters, StrongswanVendorNumber.PRIVATE_EXTENSIONS)),
+        (Attribute.CONDITIONS, find_vendor_value(parameters, StrongswanVendorNumber.PRIVATE_CONDITIONS)),
+        (Attribute.EXTENSIONS, find_vendor_value(parameters, StrongswanVendorNumber.PRIVATE_EXTENSIONS)),
     )
-    peers = _vendor(parameters, Common.PEER_ADDRESSES)
+    peers = find_vendor_value(parameters, Common.PEER_ADDRESSES)
     addresses = peers if isinstance(peers, tuple) else (context.remote_host.address,)
     return _message(
         HaMessageType.IKE_UPDATE,
@@ -217,7 +213,7 @@ def _ike_update(context: IkeSaContext) -> HaMessage:
 
 def connection_name(context: IkeSaContext) -> str:
     """What the connection is called in the daemon's configuration.  Raises :class:`NotExpressible`."""
-    name = _vendor(context.vendor_parameters, Common.CONNECTION_NAME)
+    name = find_vendor_value(context.vendor_parameters, Common.CONNECTION_NAME)
     if isinstance(name, str):
         return name
     if isinstance(context.credentials, ConfiguredCredentials):
@@ -227,14 +223,14 @@ def connection_name(context: IkeSaContext) -> str:
 
 def child_name(context: IpsecSaContext) -> str:
     """What the CHILD_SA is called there.  Raises :class:`NotExpressible`."""
-    name = _vendor(context.vendor_parameters, Common.CHILD_NAME)
+    name = find_vendor_value(context.vendor_parameters, Common.CHILD_NAME)
     if not isinstance(name, str):
         raise NotExpressible(f"IPsec_SA {context.inbound_spi:08x}: it names no child that strongSwan could look up")
     return name
 
 
 def _eap_identity(context: IkeSaContext) -> Identification | None:
-    identity = _vendor(context.vendor_parameters, Common.REMOTE_EAP_IDENTITY)
+    identity = find_vendor_value(context.vendor_parameters, Common.REMOTE_EAP_IDENTITY)
     return identity if isinstance(identity, Identification) else None
 
 
@@ -313,11 +309,3 @@ def _message(
     head = () if first is None else (first,)
     rest = (HaAttribute(attribute, value) for attribute, value in values if value is not None)  # type: ignore[arg-type]
     return HaMessage(version, kind, (*head, _identity(context.spis, context.initiator), *rest))
-
-
-def _vendor(
-    parameters: Iterable[VendorParameter], number: Common | StrongswanVendorNumber
-) -> str | int | Identification | tuple[IPAddress, ...] | None:
-    enterprise = ENTERPRISE_CXTP if isinstance(number, Common) else ENTERPRISE_STRONGSWAN
-    found = next((p for p in parameters if (p.enterprise, p.number) == (enterprise, number)), None)
-    return None if found is None else vendor_value(found)

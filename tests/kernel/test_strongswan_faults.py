@@ -1,0 +1,289 @@
+"""What goes wrong between daemons, nodes and gateways: the session is where it was, or where it should be."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from contexts.base import decode
+from contexts.ipsec import IpsecSaContext
+from cxtp.adapters.strongswan_ha import HaMessage, HaMessageType
+from cxtp.adapters.xfrm import PolicyAction, SecurityAssociation, XfrmClient
+from cxtp.control import CommandFailed
+from kernel.strongswan import Bed, bed
+from kernel.strongswan_kinds import KINDS, Kind
+from kernel.strongswan_nodes import Nodes, nodes, until
+from kernel.test_strongswan_gateway import agree, child_spis, lives, spis
+
+OPTIONS = "delete_rekeyed_delay = 1\n    retransmit_timeout = 1"
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Bed]:
+    with bed(gateways=("a", "b"), options=OPTIONS) as started:
+        yield started
+
+
+@asynccontextmanager
+async def connected(
+    made: Bed, directory: Path, kind: Kind, *, only: tuple[str, ...] | None = None
+) -> AsyncIterator[Nodes]:
+    """The session is at a, and known there; in the end it is nowhere."""
+    async with nodes(made, directory, only=only) as hosts:
+        try:
+            for number in range(kind.children):
+                await asyncio.to_thread(made.client.initiate, kind.child(number))
+            if "a" in hosts.services:
+                await hosts.learned("a", kind)
+            yield hosts
+        finally:
+            with suppress(Exception):
+                await asyncio.to_thread(made.client.terminate, ike=kind.name, force=True)
+            for gateway in made.gateways.values():
+                for name, _ in gateway.ike_sas():
+                    gateway.terminate(ike=name, force=True)
+
+
+async def stays(hosts: Nodes, kind: Kind, reason: str) -> None:
+    """The move to b is refused for that reason; the session is in use at a as before, and nothing of it at b."""
+    made = hosts.bed
+    before = spis(made.client, kind), child_spis(made.client, kind)
+    with pytest.raises(CommandFailed, match=reason):
+        await hosts.ask("a", "move", mn_address=str(kind.client), to="b")
+    await agree(made.client, made.gateways["a"], kind, kind.children)
+    assert (spis(made.client, kind), child_spis(made.client, kind)) == before
+    assert kind.name not in {name for name, _ in made.gateways["b"].ike_sas()}
+    assert not await hosts.rows("b", kind)
+    made.echo(kind, "a", count=3)
+
+
+def test_a_target_without_the_connection(made: Bed, tmp_path: Path) -> None:
+    kind, target = KINDS["psk-gcm"], made.gateways["b"]
+
+    async def main() -> None:
+        async with connected(made, tmp_path, kind) as hosts:
+            with target.control() as session:
+                session.unload_conn({"name": kind.name})
+            await stays(hosts, kind, rf"b refused .*UNKNOWN_CONNECTION.*{kind.name}")
+            # One with another child is none either.
+            target.load({kind.name: {**target.connections[kind.name], "children": {"other": {}}}})
+            await stays(hosts, kind, r"b refused .*UNKNOWN_CONNECTION")
+            target.load({kind.name: target.connections[kind.name]})
+            await hosts.move(kind, "a", "b")
+            await lives(hosts, kind, "b")
+
+    asyncio.run(main())
+
+
+def test_a_target_with_other_proposals(made: Bed, tmp_path: Path) -> None:
+    """The SAs go on as they are; a rekeying is refused by the target, as its configuration says, and ends nothing."""
+    kind, target = KINDS["cbc"], made.gateways["b"]
+
+    async def main() -> None:
+        async with connected(made, tmp_path, kind) as hosts:
+            connection = target.connections[kind.name]
+            child = {**connection["children"][kind.child()], "esp_proposals": ["aes256gcm16"]}
+            target.load({kind.name: {**connection, "children": {kind.child(): child}}})
+            await hosts.move(kind, "a", "b")
+            await agree(made.client, target, kind, 1)
+            made.echo(kind, "b", count=3)
+            refused = rf"{kind.name}\|\d+> received NO_PROPOSAL_CHOSEN notify, no CHILD_SA built"
+            made.client.rekey(child=kind.child())
+            await asyncio.to_thread(made.client.wait_for, refused)
+            await agree(made.client, target, kind, 1)
+            made.echo(kind, "b", count=3)
+            target.load({kind.name: connection})
+            await lives(hosts, kind, "b")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("outbound", [False, True])
+def test_a_target_where_the_spi_is_taken(made: Bed, tmp_path: Path, outbound: bool) -> None:
+    kind = KINDS["psk-gcm"]
+
+    async def main() -> None:
+        async with connected(made, tmp_path, kind) as hosts:
+            record = hosts.services["a"].store.get(kind.client)
+            assert record is not None
+            (context,) = (c for c in map(decode, record.contexts) if isinstance(c, IpsecSaContext))
+            with XfrmClient("a") as kernel:
+                (there,) = (
+                    sa
+                    for sa in kernel.security_associations()
+                    if sa.spi == (context.outbound_spi if outbound else context.inbound_spi)
+                )
+            assert there.aead is not None
+            other = replace(there.aead, key=bytes(len(there.aead.key)))
+            stranger: SecurityAssociation = replace(there, aead=other, order=())
+            with XfrmClient("b") as kernel:
+                kernel.add(stranger)
+                try:
+                    await stays(hosts, kind, r"b refused .*SPI_COLLISION")
+                    assert kernel.security_association(stranger.identifier).aead == other  # nobody touched it
+                finally:
+                    kernel.delete(stranger.identifier)
+            await hosts.move(kind, "a", "b")
+            await lives(hosts, kind, "b")
+
+    asyncio.run(main())
+
+
+def test_nothing_leaves_the_target_before_its_counters_are_set(made: Bed, tmp_path: Path) -> None:
+    """Its daemon's SAs are in the kernel, with numbers from 1, and the address is here already: the kernel blocks."""
+    kind = KINDS["psk-gcm"]
+
+    async def main() -> None:
+        async with connected(made, tmp_path, kind) as hosts:
+            made.echo(kind, "a", count=20)
+            sink = hosts.services["b"].gateway.sinks[0]
+            set_numbers, sent, packets = sink._set, [], []
+
+            def slowly(pairs: object) -> None:
+                with XfrmClient("b") as kernel:
+                    guards = [policy for policy in kernel.policies() if policy.action == PolicyAction.BLOCK]
+                    assert len(guards) >= 6  # out, in and forward, each in two halves of the ports
+                    inside, outside = made.ends(kind)
+                    with made.network.inside("b"):
+                        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                    with sender:
+                        sender.bind((outside, 0))
+                        for _ in range(5):
+                            sent.append(1)
+                            with suppress(OSError):  # EPERM: blocked
+                                sender.sendto(b"too early", (inside, 9))
+                    packets.extend(sa.usage.packets for sa in kernel.security_associations())
+                set_numbers(pairs)
+
+            sink._set = slowly
+            await hosts.move(kind, "a", "b")
+            assert len(sent) == 5
+            assert packets
+            assert set(packets) == {0}
+            made.echo(kind, "b", count=3)
+            (row,) = await hosts.rows("b", kind)
+            assert row["sent"] >= 23
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("lost", ["everything", "CHILD_ADD", "IKE_UPDATE", "CHILD_DELETE"])
+def test_ha_messages_that_are_lost(made: Bed, tmp_path: Path, lost: str) -> None:
+    """What the daemon did not get through to its node is found out by comparing lists, and told anew."""
+    kind = KINDS["two-children" if lost == "CHILD_DELETE" else "psk-gcm"]
+
+    async def main() -> None:
+        if lost == "everything":  # its node was not there
+            async with connected(made, tmp_path, kind, only=("b",)) as hosts:
+                await hosts.start("a")
+                await hosts.learned("a", kind)
+                assert (await hosts.counters("a"))["strongswan.resyncs"] == 1
+                await hosts.move(kind, "a", "b")
+                await lives(hosts, kind, "b")
+            return
+        async with nodes(made, tmp_path) as hosts:
+            tracker = hosts.services["a"].gateway._daemon.link.tracker  # type: ignore[union-attr]
+            apply, dropped = tracker.apply, []
+
+            def lossy(message: HaMessage, time: float) -> None:
+                if message.type is HaMessageType[lost] and not dropped:
+                    dropped.append(message)
+                else:
+                    apply(message, time)
+
+            tracker.apply = lossy  # type: ignore[method-assign]
+            for number in range(kind.children):
+                await asyncio.to_thread(made.client.initiate, kind.child(number))
+            if lost == "CHILD_DELETE":
+                await hosts.learned("a", kind)
+                await asyncio.to_thread(made.client.terminate, child=kind.child(1))
+            wanted = kind if lost != "CHILD_DELETE" else replace(kind, children=1)
+            await hosts.learned("a", wanted)
+            assert len(dropped) == 1
+            assert (await hosts.counters("a"))["sessions.messages_lost"] >= 1
+            await agree(made.client, made.gateways["a"], wanted, 1)
+            await hosts.move(kind, "a", "b")
+            await lives(hosts, wanted, "b")
+            await asyncio.to_thread(made.client.terminate, ike=kind.name)
+
+    asyncio.run(main())
+
+
+def test_a_daemon_that_is_started_anew(made: Bed, tmp_path: Path) -> None:
+    """Killed, it knows nothing more; its node brings the session back, its numbers from the kernel, and the client
+    does not notice.  Also where its node is what died, or both."""
+    kind, daemon = KINDS["psk-gcm"], made.gateways["a"]
+
+    async def main() -> None:
+        async with connected(made, tmp_path, kind) as hosts:
+            before = spis(made.client, kind), child_spis(made.client, kind)
+            for round_, node_too in enumerate((False, True), 1):
+                made.echo(kind, "a", count=10 * round_)
+                if node_too:
+                    await hosts.bury("a")
+                daemon.kill()
+                await asyncio.to_thread(daemon.start)
+                if node_too:
+                    await hosts.start("a")
+                await until(lambda: kind.name in {name for name, _ in daemon.ike_sas()}, "it is brought back")
+                await agree(made.client, daemon, kind, 1)
+                await until(lambda: not blocked("a"), "its traffic passes")
+                assert (spis(made.client, kind), child_spis(made.client, kind)) == before
+                made.echo(kind, "a", count=3)
+            await hosts.bury("a")
+            await hosts.start("a")  # the daemon went on meanwhile
+            await hosts.learned("a", kind)
+            assert (await hosts.counters("a")).get("strongswan.resyncs", 0) == 0
+            await hosts.move(kind, "a", "b")
+            assert (spis(made.client, kind), child_spis(made.client, kind)) == before
+            await lives(hosts, kind, "b")
+            # On the standby's side nothing depends on the daemon: there, too, a session may come at once.
+            made.gateways["a"].kill()
+            await asyncio.to_thread(made.gateways["a"].start)
+            await hosts.move(kind, "b", "a")
+            await lives(hosts, kind, "a")
+            assert hosts.replayed() == {}
+
+    asyncio.run(main())
+
+
+def blocked(name: str) -> bool:
+    with XfrmClient(name) as kernel:
+        return any(policy.action == PolicyAction.BLOCK for policy in kernel.policies())
+
+
+def test_all_kinds_move_at_once(made: Bed, tmp_path: Path) -> None:
+    """More than ten clients, while each sends: all of them arrive, with their SAs, and live on."""
+
+    async def main() -> None:
+        async with nodes(made, tmp_path) as hosts:
+            for kind in KINDS.values():
+                for number in range(kind.children):
+                    await asyncio.to_thread(made.client.initiate, kind.child(number))
+            for kind in KINDS.values():
+                await hosts.learned("a", kind)
+            before = {kind: (spis(made.client, kind), child_spis(made.client, kind)) for kind in KINDS.values()}
+            moves = (hosts.ask("a", "move", mn_address=str(kind.client), to="b") for kind in KINDS.values())
+            await asyncio.gather(*moves)
+            for version in (4, 6):
+                await until(lambda version=version: hosts.has_address("b", version), "the address at b")
+                await until(lambda version=version: not hosts.has_address("a", version), "no address at a")
+            for kind in KINDS.values():
+                await agree(made.client, made.gateways["b"], kind, kind.children)
+                assert (spis(made.client, kind), child_spis(made.client, kind)) == before[kind]
+                for child in range(kind.children):
+                    made.echo(kind, "b", count=2, child=child)
+            assert not made.gateways["a"].ike_sas()
+            assert hosts.replayed() == {}
+            activations = (await hosts.counters("b"))["strongswan.activations"]
+            print(f"{len(KINDS)} sessions, {activations} activations")
+            for name, _ in made.client.ike_sas():
+                await asyncio.to_thread(made.client.terminate, ike=name)
+
+    asyncio.run(main())
