@@ -229,7 +229,13 @@ class StrongswanAgent:
             await self._begin_anew()
         there = await self._daemon.ike_sas()
         tracker = self._daemon.link.tracker
-        untold = [sa for sa in there.values() if sa.state == ESTABLISHED and self._compare(sa)]
+        untold = [
+            sa
+            for sa in there.values()
+            if sa.state == ESTABLISHED
+            and self._compare(sa)
+            and self._is_due(("untold", sa.spis), SETTLING_TIME, at_once=False)
+        ]
         if untold and self._is_due(("resync",), AGAIN):
             log.warning("strongSwan did not tell of IKE_SAs with %s: RESYNC", ", ".join(map(_peer, untold)))
             self._sessions.counters["messages_lost"] += len(untold)
@@ -250,10 +256,10 @@ class StrongswanAgent:
         self._asked = {what: when for what, when in self._asked.items() if when > oldest}
 
     def _compare(self, sa: IkeSa) -> bool:
-        """Whether the messages told too little of an IKE_SA; where its peer is comes from here."""
+        """Whether the messages told too little of an IKE_SA.  Where its peer is comes from here."""
         tracker = self._daemon.link.tracker
         address = tracker.address_of(sa.spis)
-        if address is None:
+        if address is None or not tracker.is_told(sa.spis):
             return True
         if address != sa.remote_host.address:
             self._sessions.counters["peers_moved"] += 1
@@ -272,7 +278,9 @@ class StrongswanAgent:
             if child.state not in RESTING_CHILDREN or (child.inbound_spi in told and child.inbound_spi not in blocked):
                 continue
             lost = child.inbound_spi not in told
-            if self._is_due(("rekey", child.inbound_spi), AGAIN if lost else INTERVAL, at_once=not lost):
+            if lost and not self._is_due(("untold", child.inbound_spi), SETTLING_TIME, at_once=False):
+                continue  # its message may be on the way
+            if self._is_due(("rekey", child.inbound_spi), AGAIN if lost else INTERVAL):
                 if lost:
                     log.warning("strongSwan did not tell of a CHILD_SA %s of %s: rekeying", child.name, _peer(sa))
                     self._sessions.counters["messages_lost"] += 1

@@ -147,7 +147,10 @@ class Nodes:
             for address, width in ((SHARED[4], 32), (SHARED[4], 24), (SHARED[6], 128), (SHARED[6], 64)):
                 where = f"{address}/{width}", "dev", "eth0"
                 self.bed.network.run(gateway, "ip", "addr", "del", *where, check=False)
-        self.bed.give_address(name)
+        for address, width in ((SHARED[4], "32"), (SHARED[6], "128 nodad")):  # as the hook has them
+            where = f"{address}/{width} dev eth0".split()
+            self.bed.network.run(name, "ip", "addr", "add", where[0], *where[-2:], *where[1:-2])
+        self.bed.network.run("client", "ip", "neigh", "flush", "dev", "eth0")
 
     # --- traffic ----------------------------------------------------------------------------------------------------
 

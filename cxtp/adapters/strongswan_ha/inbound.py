@@ -128,6 +128,12 @@ class HaTracker:
         """Whether its IKE_ADD was seen, and no delete."""
         return spis in self._ike_sas
 
+    def is_told(self, spis: IkeSpis) -> bool:
+        """Whether all was told that an IKE_SA needs to be moved, or that it can't be."""
+        record = self._ike_sas.get(spis)
+        reason = None if record is None else why_not_exported(record)
+        return record is not None and (reason is None or reason[0] is not HaReportKind.NOT_ESTABLISHED)
+
     def ike_spis(self) -> set[IkeSpis]:
         """The IKE_SAs that live, as far as was told."""
         return {spis for spis, record in self._ike_sas.items() if not record.deleted}
