@@ -33,7 +33,7 @@ def test_a_failure_inside_is_a_failure_outside(tmp_path: Path) -> None:
     """A suite of its own, beside the runner: one item passes, one fails, one ends the process."""
     package = tmp_path / "kernel"
     package.mkdir()
-    for name in ("__init__.py", "conftest.py", "laboratory.py"):
+    for name in ("__init__.py", "conftest.py", "laboratory.py", "wide_registers.c"):
         (package / name).write_text((TESTS / "kernel" / name).read_text())
     (package / "test_inside.py").write_text(
         "import os, socket\n"
@@ -60,5 +60,9 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(laboratory, "SYSTEM_PATH", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(laboratory, "MODULES_DIRECTORY", tmp_path)
+    monkeypatch.setattr(laboratory, "has_wide_registers", lambda: True)
+    with pytest.raises(MissingPackages, match="apt-get install gcc iproute2 kmod user-mode-linux"):
+        run(["true"])
+    monkeypatch.setattr(laboratory, "has_wide_registers", lambda: False)
     with pytest.raises(MissingPackages, match="apt-get install iproute2 kmod user-mode-linux"):
         run(["true"])

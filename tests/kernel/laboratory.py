@@ -34,6 +34,10 @@ MODULES = (
 NEEDS = {"linux.uml": "user-mode-linux", "modprobe": "kmod", "ip": "iproute2", "tc": "iproute2"}
 """Programs, and the Debian packages that bring them."""
 
+COMPILER = {"cc": "gcc"}
+"""Needed as well where the processor's registers are too many for the kernel (wide_registers.c)."""
+
+WIDE_REGISTERS = Path(__file__).with_name("wide_registers.c")
 MODULES_DIRECTORY = Path("/usr/lib/uml/modules")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PRIVATE = re.compile(r"/(run|dev|proc|sys)(/|$)")
@@ -89,10 +93,16 @@ class Result:
 def missing_packages() -> list[str]:
     """The Debian packages that are needed and not here."""
     path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
-    missing = {package for program, package in NEEDS.items() if shutil.which(program, path=path) is None}
+    needs = {**NEEDS, **(COMPILER if has_wide_registers() else {})}
+    missing = {package for program, package in needs.items() if shutil.which(program, path=path) is None}
     if not list(MODULES_DIRECTORY.glob("*/modules.dep.bin")):
         missing.add("user-mode-linux")
     return sorted(missing)
+
+
+def has_wide_registers() -> bool:
+    """Whether this processor has AMX, which User Mode Linux 6.1 can't cope with by itself."""
+    return " amx_tile" in _text(Path("/proc/cpuinfo"))
 
 
 def run(
@@ -140,6 +150,8 @@ def _write_files(state: Path, command: Sequence[str], timeout: int, environment:
 def _boot(state: Path, timeout: int, megabytes: int) -> Result:
     variables = {name: value for name, value in os.environ.items() if name not in ("TMP", "TEMP", "TMPDIR")}
     variables["TMPDIR"] = _memory_directory(megabytes << 20)
+    if has_wide_registers():
+        variables["LD_PRELOAD"] = str(_compile(WIDE_REGISTERS, state / "wide_registers.so"))
     kernel = shutil.which("linux.uml", path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
     with (state / "console").open("wb") as console:
         process = subprocess.Popen(
@@ -163,6 +175,16 @@ def _boot(state: Path, timeout: int, megabytes: int) -> Result:
             f"{texts['stdout'][-2000:]}{texts['stderr'][-2000:]}\nand the console:\n{texts['console'][-2000:]}"
         )
     return Result(int(texts["status"]), texts["stdout"], texts["stderr"])
+
+
+def _compile(source: Path, library: Path) -> Path:
+    done = subprocess.run(
+        ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise LaboratoryError(f"{source.name} could not be compiled:\n{done.stderr}")
+    return library
 
 
 def _text(path: Path) -> str:
