@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from contexts.base import Context, decode, encode
+from contexts.fence import is_spent
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 
@@ -78,7 +79,12 @@ class XfrmSink:
             policies = [self._close_policy(policy, undo) for pair in pairs for policy in pair.policies]
             for associations in (
                 [sa for pair in pairs for sa in (*pair.compression[:1], pair.inbound)],
-                [sa for pair in pairs for sa in (*pair.compression[1:], self._reporting(pair.outbound))],
+                [
+                    sa
+                    for pair in pairs
+                    if not is_spent(pair.context)
+                    for sa in (*pair.compression[1:], self._reporting(pair.outbound))
+                ],
             ):
                 self._add(associations, undo)
             for policy in policies:
@@ -104,9 +110,9 @@ class XfrmSink:
             if isinstance(event, SecurityAssociationDeleted) and event.sa is not None
         }
         self._delete([sa for pair in pairs for sa in pair.compression])
-        missing = [sa for pair in pairs for sa in (pair.outbound,) if sa.identifier not in last]
-        for sa in missing:
-            log.warning("the last number of %s is not known: it goes on at its ceiling", sa.identifier)
+        for pair in pairs:
+            if pair.outbound.identifier not in last and not is_spent(pair.context):
+                log.warning("the last number of %s is not known: it goes on at its ceiling", pair.outbound.identifier)
         return self._encoded(record, pairs, last, exact=True)
 
     async def discard(self, record: SessionRecord) -> None:
@@ -121,7 +127,8 @@ class XfrmSink:
         """Whether every SA of the session is in the kernel, and no policy blocks it: this program may have died while
         it closed or opened them."""
         pairs = self._pairs(record, record)
-        wanted = [sa.identifier for pair in pairs for sa in (pair.inbound, pair.outbound)]
+        wanted = [pair.inbound.identifier for pair in pairs]
+        wanted += [pair.outbound.identifier for pair in pairs if not is_spent(pair.context)]
         if not wanted or len(self._present(wanted)) != len(wanted):
             return False
         there = [self._policy(policy) for pair in pairs for policy in pair.policies]

@@ -152,6 +152,62 @@ def test_what_an_ike_daemon_does_is_followed(
     asyncio.run(main())
 
 
+def test_what_a_rekeyed_sa_may_still_get_is_taken_after_a_move(network: Network, tmp_path: Path) -> None:
+    """The gateway has deleted its old outbound SA (RFC 7296, 2.8) and keeps the inbound one a while; the peer has not
+    yet switched, and goes on under the old one.  No policy leads to that any more, and it moves nevertheless."""
+    kind = KINDS["tunnel-gcm-ipv6"]
+
+    async def main() -> None:
+        async with gateways(network, tmp_path, kind) as made:
+            for gateway in ("a", "b"):
+                await made.start(gateway)
+            local, remote = kind.inner
+            for gateway in ("a", "b"):
+                made.process(gateway, "echo", local)
+            new = [line for line in lines_for(kind, network, at_peer=False, spis=NEXT) if "state" in line]
+            ids = f"src {SHARED[6]} dst {made.peer} proto esp spi"
+            run_ip(network, "peer", *(line for line in new if f"{ids} {NEXT[1]:#x}" in line))  # it receives the new one
+            run_ip(network, "a", *new, f"xfrm state delete {ids} {OUT:#x}")
+
+            async def pairs(name: str) -> dict[object, object]:
+                return {row["spi_in"]: row["sent"] for row in await made.rows(name) if row["state"] == "owned"}
+
+            both = {f"{IN:08x}", f"{NEXT[0]:08x}"}
+            end = time.monotonic() + 10
+            while (await pairs("a")).keys() != both or (await pairs("a"))[f"{IN:08x}"] is not None:
+                assert time.monotonic() < end, await made.rows("a")
+                await asyncio.sleep(0.05)
+            before = made.errors()
+            with network.capture("peer", tmp_path / "esp.pcap") as capture:
+                sender = made.process("peer", "send", remote, local, "200")
+                await asyncio.sleep(0.3)
+                await made.move("a", "b")
+                moved = time.monotonic()
+                await asyncio.sleep(0.5)
+                text, _ = await asyncio.to_thread(sender.communicate)
+            assert await pairs("b") == {f"{IN:08x}": None, f"{NEXT[0]:08x}": (await pairs("b"))[f"{NEXT[0]:08x}"]}
+            told = json.loads(text)
+            late = [number for number, when in enumerate(told["sent"]) if when > moved + 0.1]
+            assert len(late) > 50
+            assert set(late) <= set(told["back"])
+            wire = numbers_on_the_wire(capture)
+            assert {spi for spi in wire if wire[spi]} == {IN, NEXT[1]}
+            for numbers in wire.values():
+                assert all(one < other for one, other in itertools.pairwise(numbers))
+            held = network.run("b", "ip", "xfrm", "state")
+            assert f"{OUT:#x}" not in held.replace("0x0000", "0x")
+            errors = {key: n - before.get(key, 0) for key, n in made.errors().items() if n != before.get(key, 0)}
+            assert errors.keys() <= {"a XfrmInNoStates", "b XfrmInNoStates"}, errors
+            # There the old one has lived its life, too.
+            run_ip(network, "b", f"xfrm state delete src {made.peer} dst {SHARED[6]} proto esp spi {IN:#x}")
+            end = time.monotonic() + 10
+            while (await pairs("b")).keys() != {f"{NEXT[0]:08x}"}:
+                assert time.monotonic() < end, await made.rows("b")
+                await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+
+
 FAULTS = {
     "an SPI that is taken": ("xfrm state add src {peer} dst {shared} proto esp spi 0x1001 mode tunnel "
                              "aead rfc4106(gcm(aes)) 0x" + "00" * 20 + " 128", "SPI_COLLISION"),
