@@ -184,13 +184,13 @@ class ReplicaSteps(SessionBook):
             log.error("%s has taken over the session of %s: it is out of use here", record.standby, mn_address)
             self.counters["deposed"] += 1
             await self._stop(record)
+            await self._leave(record)  # a program that dies before the next step asks once more, and comes here again
             await self._keep(
                 replace(record, state=SessionState.RELEASED, contexts=(), peer=record.standby, standby="",
                         transfer_id=None, updated=self._wall_clock())
             )  # fmt: skip
             self.waiting.pop(mn_address, None)
             self.unconfirmed.discard(mn_address)
-            await self._leave(record)
 
 
 def _objection(held: SessionRecord | None, generation: int) -> StatusCode | None:
