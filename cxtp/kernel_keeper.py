@@ -66,7 +66,8 @@ class KernelKeeper:
     async def look(self) -> int:
         """One look at all sessions in use; gives how many ceilings were raised."""
         raised = 0
-        for record in list(self._sessions.store.records(on_damaged=lambda address, error: None)):
+        for record in self._sessions.store.records(on_damaged=lambda address, error: None):
+            await asyncio.sleep(0)  # sessions that are being moved wait for nothing
             if record.state is not SessionState.OWNED or record.mn_address in self._sessions.waiting:
                 continue
             try:
