@@ -16,7 +16,8 @@ from contexts.base import Context, decode, encode
 from contexts.fence import is_spent, receiving_only
 from contexts.ipsec import IpsecSaContext
 
-from .adapters.xfrm import AsyncEvent, Group, Namespace, XfrmClient, XfrmError, XfrmEvents
+from .adapters.xfrm import Group, Namespace, XfrmClient, XfrmError, XfrmEvents
+from .adapters.xfrm.constants import MessageType
 from .adapters.xfrm.values import Mark, SecurityAssociationId
 from .config import ContextTypes
 from .errors import CxtpError
@@ -56,7 +57,9 @@ class KernelAgent:
         self._context_types = context_types
         self._wall_clock = wall_clock
         self._client = XfrmClient(namespace)
-        self._events = XfrmEvents((Group.EXPIRE, Group.SA, Group.POLICY, Group.ASYNC_EVENTS), namespace)
+        self._events = XfrmEvents(
+            (Group.EXPIRE, Group.SA, Group.POLICY, Group.ASYNC_EVENTS, Group.MIGRATE, Group.MAPPING), namespace
+        )
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.not_learned: list[NotLearned] = []
@@ -86,15 +89,28 @@ class KernelAgent:
         self.not_learned = not_learned
         changed = 0
         # What is gone first: a peer at another address has the SPIs that it had.
-        for mn_address in sorted({*learned, *self._owned()}, key=lambda address: address in learned):
+        for mn_address in sorted({*learned, *await self._owned()}, key=lambda address: address in learned):
+            await asyncio.sleep(0)  # what is being moved waits for nothing
             held = self._sessions.readable(mn_address)
             contexts = learned.get(mn_address, ())
             if held is not None and contexts:
                 contexts += self._superseded(held, contexts, there)
             if held is not None and _spis(self._decoded(held)) == _spis(contexts):
                 continue
-            changed += await self._adopt(mn_address, contexts)
+            if held is None or contexts or not held.standby or await self._is_withdrawn(held):
+                changed += await self._adopt(mn_address, contexts)
         return changed
+
+    async def _is_withdrawn(self, held: SessionRecord) -> bool:
+        """The session is gone: its standby must not go on with it.  A peer that only changed its address has the same
+        keys under another name, and until the standby knows, that session is not ours to send with any further."""
+        try:
+            await self._sessions.withdraw(held)
+        except CxtpError as error:
+            self._sessions.counters["replicas_not_withdrawn"] += 1
+            log.warning("%s is gone, and %s does not know yet: %s", held.mn_address, held.standby, error)
+            return False
+        return True
 
     async def _adopt(self, mn_address: IPAddress, contexts: tuple[IpsecSaContext, ...]) -> bool:
         def read(held: SessionRecord | None) -> tuple[EncodedContext, ...] | None:
@@ -161,9 +177,13 @@ class KernelAgent:
             return False
         return True
 
-    def _owned(self) -> Iterable[IPAddress]:
-        records = self._sessions.store.records(on_damaged=lambda address, error: None)
-        return [record.mn_address for record in records if record.state is SessionState.OWNED]
+    async def _owned(self) -> list[IPAddress]:
+        found = []
+        for record in self._sessions.store.records(on_damaged=lambda address, error: None):
+            if record.state is SessionState.OWNED:
+                found.append(record.mn_address)
+            await asyncio.sleep(0)
+        return found
 
     def _decoded(self, record: SessionRecord) -> tuple[Context, ...]:
         return tuple(decode(item, self._context_types) for item in record.contexts)
@@ -172,14 +192,14 @@ class KernelAgent:
 
     def _told(self) -> None:
         try:
-            events = self._events.read()
+            kinds = set(self._events.read_kinds())
         except XfrmError as error:
             log.error("%s", error)
             return
-        if any(isinstance(event, AsyncEvent) for event in events):
+        if MessageType.NEW_ASYNC_EVENT in kinds:
             for hurried in self._hurried:
                 hurried()
-        if any(not isinstance(event, AsyncEvent) for event in events):
+        if kinds - {MessageType.NEW_ASYNC_EVENT}:
             self._changed.set()
 
     async def _run(self) -> None:
