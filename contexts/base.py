@@ -6,6 +6,7 @@ What each octet means is docs/context-formats.md's matter; :mod:`contexts.encodi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Union
 
 from cxtp.config import ContextTypes
@@ -35,6 +36,10 @@ class GenericContext:
     presence_vector: int | None = None
 
 
+DECODED_AT_ONCE = 2048
+"""Contexts whose values are kept beside their octets, some ten megabytes: one move looks at the same ones a dozen
+times, and so does whoever goes through all sessions of a gateway once a second."""
+
 Context = Union[IkeSaContext, IpsecSaContext, MulticastListenerContext, GenericContext]
 
 
@@ -63,6 +68,11 @@ def decode(encoded: EncodedContext, context_types: ContextTypes = ContextTypes()
     :raises MissingParameter: a mandatory parameter is not there.
     :raises MalformedContext: octets that are no context of their type; ``status`` is what a CTDR carries back.
     """
+    return _decode(encoded, context_types)
+
+
+@lru_cache(maxsize=DECODED_AT_ONCE)
+def _decode(encoded: EncodedContext, context_types: ContextTypes) -> Context:
     number = encoded.feature_profile_type
     if number == context_types.ike_sa:
         return IKE_SA.decode(encoded)

@@ -19,6 +19,18 @@ def highest_sequence_number(proposal: IpsecProposal) -> int:
     return (1 << (64 if proposal.extended_sequence_numbers else 32)) - 1
 
 
+def is_spent(context: IpsecSaContext) -> bool:
+    """Whether it sends nothing more: the numbers are used up, or its outbound half is gone after a rekeying, and only
+    what the peer had sent under it may still come (docs/context-formats.md, 4.3.1)."""
+    return context.sequence_numbers.outbound >= highest_sequence_number(context.proposal)
+
+
+def receiving_only(context: IpsecSaContext) -> IpsecSaContext:
+    """The SA without its outbound half: at the end of its numbers, whoever has it sends nothing with it."""
+    outbound = highest_sequence_number(context.proposal)
+    return replace(context, sequence_numbers=replace(context.sequence_numbers, outbound=outbound))
+
+
 def fenced(contexts: Iterable[Context], reserve: int) -> tuple[Context, ...]:
     """The contexts with each SA's outbound sequence number ``reserve`` further on, or at the end of its space.
 

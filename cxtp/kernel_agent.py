@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from contexts.base import Context, decode, encode
+from contexts.fence import is_spent, receiving_only
 from contexts.ipsec import IpsecSaContext
 
-from .adapters.xfrm import AsyncEvent, Group, Namespace, XfrmClient, XfrmError, XfrmEvents
-from .adapters.xfrm.values import SecurityAssociationId
+from .adapters.xfrm import Group, Namespace, XfrmClient, XfrmError, XfrmEvents
+from .adapters.xfrm.constants import MessageType
+from .adapters.xfrm.values import Mark, SecurityAssociationId
 from .config import ContextTypes
 from .errors import CxtpError
 from .kernel_contexts import PROTOCOLS
@@ -55,7 +57,9 @@ class KernelAgent:
         self._context_types = context_types
         self._wall_clock = wall_clock
         self._client = XfrmClient(namespace)
-        self._events = XfrmEvents((Group.EXPIRE, Group.SA, Group.POLICY, Group.ASYNC_EVENTS), namespace)
+        self._events = XfrmEvents(
+            (Group.EXPIRE, Group.SA, Group.POLICY, Group.ASYNC_EVENTS, Group.MIGRATE, Group.MAPPING), namespace
+        )
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.not_learned: list[NotLearned] = []
@@ -78,20 +82,35 @@ class KernelAgent:
 
     async def look(self) -> int:
         """Compare the kernel with the records; gives how many sessions were new, changed or gone."""
-        learned, not_learned = await asyncio.to_thread(self._read)
+        learned, not_learned, there = await asyncio.to_thread(self._read)
         for item in not_learned:
             if item not in self.not_learned:
                 log.warning("%s is left alone: %s", item.identifier, item.reason)
         self.not_learned = not_learned
         changed = 0
         # What is gone first: a peer at another address has the SPIs that it had.
-        for mn_address in sorted({*learned, *self._owned()}, key=lambda address: address in learned):
+        for mn_address in sorted({*learned, *await self._owned()}, key=lambda address: address in learned):
+            await asyncio.sleep(0)  # what is being moved waits for nothing
             held = self._sessions.readable(mn_address)
             contexts = learned.get(mn_address, ())
+            if held is not None and contexts:
+                contexts += self._superseded(held, contexts, there)
             if held is not None and _spis(self._decoded(held)) == _spis(contexts):
                 continue
-            changed += await self._adopt(mn_address, contexts)
+            if held is None or contexts or not held.standby or await self._is_withdrawn(held):
+                changed += await self._adopt(mn_address, contexts)
         return changed
+
+    async def _is_withdrawn(self, held: SessionRecord) -> bool:
+        """The session is gone: its standby must not go on with it.  A peer that only changed its address has the same
+        keys under another name, and until the standby knows, that session is not ours to send with any further."""
+        try:
+            await self._sessions.withdraw(held)
+        except CxtpError as error:
+            self._sessions.counters["replicas_not_withdrawn"] += 1
+            log.warning("%s is gone, and %s does not know yet: %s", held.mn_address, held.standby, error)
+            return False
+        return True
 
     async def _adopt(self, mn_address: IPAddress, contexts: tuple[IpsecSaContext, ...]) -> bool:
         def read(held: SessionRecord | None) -> tuple[EncodedContext, ...] | None:
@@ -110,9 +129,29 @@ class KernelAgent:
         log.info("the session of %s: %s", mn_address, kind)
         return True
 
-    def _read(self) -> tuple[dict[IPAddress, tuple[IpsecSaContext, ...]], list[NotLearned]]:
-        sessions, not_learned = learn(self._client.security_associations(), self._client.policies(), self._wall_clock())
-        return {session.mn_address: session.contexts for session in sessions}, not_learned
+    def _read(
+        self,
+    ) -> tuple[dict[IPAddress, tuple[IpsecSaContext, ...]], list[NotLearned], frozenset[SecurityAssociationId]]:
+        """Sessions, what is none, and every SA that is there."""
+        associations = self._client.security_associations()
+        sessions, not_learned = learn(associations, self._client.policies(), self._wall_clock())
+        learned = {session.mn_address: session.contexts for session in sessions}
+        return learned, not_learned, frozenset(sa.identifier for sa in associations if not sa.is_larval)
+
+    def _superseded(
+        self, held: SessionRecord, contexts: Sequence[IpsecSaContext], there: frozenset[SecurityAssociationId]
+    ) -> tuple[IpsecSaContext, ...]:
+        """SAs that were known and have been rekeyed: their outbound half is gone, and the inbound one stays a while,
+        for what the peer had sent (RFC 7296, 2.8)."""
+        current = {context.inbound_spi for context in contexts}
+        return tuple(
+            receiving_only(context)
+            for context in self._decoded(held)
+            if isinstance(context, IpsecSaContext)
+            and context.inbound_spi not in current
+            and _inbound(context) in there
+            and _outbound(context) not in there
+        )
 
     def _still(
         self, held: SessionRecord | None, contexts: tuple[IpsecSaContext, ...]
@@ -131,19 +170,20 @@ class KernelAgent:
         return tuple(encode(context, self._context_types) for context in merged)
 
     def _is_there(self, context: IpsecSaContext) -> bool:
-        protocol = PROTOCOLS[context.proposal.protocol]
         try:
-            # The outbound half decides: the inbound one of an SA that was rekeyed stays a while.
-            self._client.async_event(
-                SecurityAssociationId(context.remote_host.address, context.outbound_spi, protocol)
-            )
+            # The outbound half decides, while there is one: the inbound one of an SA that was rekeyed stays a while.
+            self._client.async_event(_inbound(context) if is_spent(context) else _outbound(context))
         except XfrmError:
             return False
         return True
 
-    def _owned(self) -> Iterable[IPAddress]:
-        records = self._sessions.store.records(on_damaged=lambda address, error: None)
-        return [record.mn_address for record in records if record.state is SessionState.OWNED]
+    async def _owned(self) -> list[IPAddress]:
+        found = []
+        for record in self._sessions.store.records(on_damaged=lambda address, error: None):
+            if record.state is SessionState.OWNED:
+                found.append(record.mn_address)
+            await asyncio.sleep(0)
+        return found
 
     def _decoded(self, record: SessionRecord) -> tuple[Context, ...]:
         return tuple(decode(item, self._context_types) for item in record.contexts)
@@ -152,14 +192,14 @@ class KernelAgent:
 
     def _told(self) -> None:
         try:
-            events = self._events.read()
+            kinds = set(self._events.read_kinds())
         except XfrmError as error:
             log.error("%s", error)
             return
-        if any(isinstance(event, AsyncEvent) for event in events):
+        if MessageType.NEW_ASYNC_EVENT in kinds:
             for hurried in self._hurried:
                 hurried()
-        if any(not isinstance(event, AsyncEvent) for event in events):
+        if kinds - {MessageType.NEW_ASYNC_EVENT}:
             self._changed.set()
 
     async def _run(self) -> None:
@@ -177,6 +217,20 @@ class KernelAgent:
                 self._sessions.counters["look_failed"] += 1
                 log.error("the kernel could not be looked at: %s", error)
             await asyncio.sleep(REST * (time.monotonic() - started))  # with many sessions a look takes long
+
+
+def _inbound(context: IpsecSaContext) -> SecurityAssociationId:
+    return _identifier(context, context.local_host.address, context.inbound_spi)
+
+
+def _outbound(context: IpsecSaContext) -> SecurityAssociationId:
+    return _identifier(context, context.remote_host.address, context.outbound_spi)
+
+
+def _identifier(context: IpsecSaContext, destination: IPAddress, spi: int) -> SecurityAssociationId:
+    unit = context.processing_unit
+    mark = Mark(unit.mark or 0, unit.mark_mask or 0) if unit and (unit.mark or unit.mark_mask) else None
+    return SecurityAssociationId(destination, spi, PROTOCOLS[context.proposal.protocol], mark)
 
 
 def _spis(contexts: Iterable[Context]) -> frozenset[tuple[int, int]]:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from contexts.base import decode
+from contexts.fence import is_spent
 from contexts.ipsec import IpsecSaContext
 
 from .errors import CxtpError, LocalError
@@ -65,7 +66,8 @@ class KernelKeeper:
     async def look(self) -> int:
         """One look at all sessions in use; gives how many ceilings were raised."""
         raised = 0
-        for record in list(self._sessions.store.records(on_damaged=lambda address, error: None)):
+        for record in self._sessions.store.records(on_damaged=lambda address, error: None):
+            await asyncio.sleep(0)  # sessions that are being moved wait for nothing
             if record.state is not SessionState.OWNED or record.mn_address in self._sessions.waiting:
                 continue
             try:
@@ -96,14 +98,16 @@ class KernelKeeper:
 
     def _is_near(self, record: SessionRecord, current: tuple[EncodedContext, ...]) -> bool:
         ceilings, now = _outbound(record.contexts), _outbound(current)
-        return any(ceilings.get(spi, 0) - number < self._reserve // 2 for spi, number in now.items())
+        return any(
+            spi in ceilings and ceilings[spi] - number < self._reserve // 2 for spi, number in now.items()
+        )
 
 
 def _outbound(contexts: tuple[EncodedContext, ...]) -> Mapping[tuple[IPAddress, int], int]:
-    """The last sequence number of each SA, by its address and inbound SPI."""
+    """The last sequence number of each SA that has any left, by its address and inbound SPI."""
     decoded = (decode(item) for item in contexts)
     return {
         (context.local_host.address, context.inbound_spi): context.sequence_numbers.outbound
         for context in decoded
-        if isinstance(context, IpsecSaContext)
+        if isinstance(context, IpsecSaContext) and not is_spent(context)
     }

@@ -64,15 +64,24 @@ def learn(
     the same time.
     """
     whole = [sa for sa in associations if not sa.is_larval]
-    outward = [policy for policy in policies if policy.direction == Direction.OUT and policy.templates]
+    between: dict[tuple[IPAddress, IPAddress], list[SecurityAssociation]] = {}
+    for sa in whole:
+        between.setdefault((sa.source, sa.destination), []).append(sa)
+    outward: dict[int, list[SecurityPolicy]] = {}
+    for policy in policies:
+        if policy.direction == Direction.OUT and policy.templates:
+            for request_id in {template.request_id for template in policy.templates}:
+                outward.setdefault(request_id, []).append(policy)
     contexts: dict[IPAddress, list[IpsecSaContext]] = {}
     failed = []
     for sa in sorted(whole, key=lambda sa: (sa.usage.add_time, sa.spi)):
-        leading = [policy for policy in outward if _leads_to(policy, sa)]
+        led = dict.fromkeys((sa.request_id, 0))  # a template with 0 leads to any
+        leading = [policy for number in led for policy in outward.get(number, ()) if _leads_to(policy, sa)]
         if sa.protocol not in (ESP, AH) or not leading:
             continue
         try:
-            context = _context(sa, leading, whole, now)
+            ends = sa.source, sa.destination
+            context = _context(sa, leading, [*between[ends], *between.get(ends[::-1], ())], now)
         except LocalError as error:
             failed.append(NotLearned(sa.identifier, str(error)))
         else:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from contexts.base import Context, decode, encode
+from contexts.fence import is_spent
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 
@@ -76,14 +77,18 @@ class XfrmSink:
         pairs = self._pairs(record, ceiling)
         undo: list[Request] = []
         try:
-            policies = [self._close_policy(policy, undo) for pair in pairs for policy in pair.policies]
+            policies = self._close_policies(pairs, undo)
             for associations in (
                 [sa for pair in pairs for sa in (*pair.compression[:1], pair.inbound)],
-                [sa for pair in pairs for sa in (*pair.compression[1:], self._reporting(pair.outbound))],
+                [
+                    sa
+                    for pair in pairs
+                    if not is_spent(pair.context)
+                    for sa in (*pair.compression[1:], self._reporting(pair.outbound))
+                ],
             ):
                 self._add(associations, undo)
-            for policy in policies:
-                self.client.do(requests.update_policy(policy))
+            self._do_all([requests.update_policy(policy) for policy in policies])
         except XfrmError:
             for request in reversed(undo):  # what was there before us stays
                 self._try(request)
@@ -92,9 +97,7 @@ class XfrmSink:
     async def remove(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
         """Nothing is sent any more, then nothing is taken; the contexts as they are at that moment."""
         pairs = self._pairs(record, record)
-        for pair in pairs:
-            for policy in pair.policies:
-                self._close_policy(policy, [])
+        self._close_policies(pairs, [])
         self._drain()
         for associations in ([pair.outbound for pair in pairs], [pair.inbound for pair in pairs]):
             self._delete(associations)
@@ -105,34 +108,39 @@ class XfrmSink:
             if isinstance(event, SecurityAssociationDeleted) and event.sa is not None
         }
         self._delete([sa for pair in pairs for sa in pair.compression])
-        missing = [sa for pair in pairs for sa in (pair.outbound,) if sa.identifier not in last]
-        for sa in missing:
-            log.warning("the last number of %s is not known: it goes on at its ceiling", sa.identifier)
+        for pair in pairs:
+            if pair.outbound.identifier not in last and not is_spent(pair.context):
+                log.warning("the last number of %s is not known: it goes on at its ceiling", pair.outbound.identifier)
         return self._encoded(record, pairs, last, exact=True)
 
     async def discard(self, record: SessionRecord) -> None:
         """The session is elsewhere, and its traffic too: the policies that block it go."""
-        for pair in self._pairs(record, record):
-            for policy in pair.policies:
-                there = self._policy(policy)
-                if there is not None and (_is_closed(there) or there.templates == policy.templates):
-                    self._try(requests.delete_policy(policy.identifier))
+        todo = [
+            requests.delete_policy(policy.identifier)
+            for policy, there in self._policies(self._pairs(record, record))
+            if there is not None and (_is_closed(there) or there.templates == policy.templates)
+        ]
+        for error in self.client.execute(todo):
+            if error is not None and error.number != errno.ENOENT:
+                log.error("%s", error)
 
     async def holds(self, record: SessionRecord) -> bool:
         """Whether every SA of the session is in the kernel, and no policy blocks it: this program may have died while
         it closed or opened them."""
         pairs = self._pairs(record, record)
-        wanted = [sa.identifier for pair in pairs for sa in (pair.inbound, pair.outbound)]
+        wanted = [pair.inbound.identifier for pair in pairs]
+        wanted += [pair.outbound.identifier for pair in pairs if not is_spent(pair.context)]
         if not wanted or len(self._present(wanted)) != len(wanted):
             return False
-        there = [self._policy(policy) for pair in pairs for policy in pair.policies]
-        return all(policy is not None and not _is_closed(policy) for policy in there)
+        return all(there is not None and not _is_closed(there) for _, there in self._policies(pairs))
 
     async def raise_ceiling(self, ceiling: SessionRecord) -> None:
         """Further packets for the outbound SAs; their counters stay the kernel's own."""
-        for pair in self._pairs(ceiling, ceiling):
-            identifier = pair.outbound.identifier
-            sa = self._present([identifier]).get(identifier)
+        pairs = self._pairs(ceiling, ceiling)
+        present = self._present([pair.outbound.identifier for pair in pairs])
+        todo, reports = [], []
+        for pair in pairs:
+            sa = present.get(pair.outbound.identifier)
             if sa is None:
                 continue
             room = pair.context.sequence_numbers.outbound - numbers_of(sa).outbound
@@ -140,16 +148,19 @@ class XfrmSink:
             limit = pair.context.lifetime.packets.hard
             lifetime = replace(sa.lifetime, hard_packets=hard if limit is None else min(hard, limit))
             # An update takes limits alone; replay state and counters stay as they are (net/xfrm/xfrm_state.c).
-            self.client.update(replace(sa, lifetime=lifetime))
-            self._report(pair)
+            todo.append(requests.update_security_association(replace(sa, lifetime=lifetime)))
+            reports += self._reports(pair)
+        self._do_all(todo)
+        self.client.execute(reports)  # where one fails, the kernel tells more often than it need
 
-    def _report(self, pair: Pair) -> None:
-        """Also of SAs that somebody else made, whose kernel would tell of every second packet."""
+    def _reports(self, pair: Pair) -> list[Request]:
+        """Also SAs that somebody else made are to be told of: by themselves the kernel tells of every second packet."""
         if not self._report_after:
-            return
-        for half in (pair.inbound, pair.outbound):
-            event = AsyncEvent(half.identifier, half.source, replay_threshold=self._report_after)
-            self._try(requests.set_async_event(event))
+            return []
+        return [
+            requests.set_async_event(AsyncEvent(half.identifier, half.source, replay_threshold=self._report_after))
+            for half in (pair.inbound, pair.outbound)
+        ]
 
     def current(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
         """The contexts as they are while the SAs are in use: each number may be higher already."""
@@ -215,38 +226,40 @@ class XfrmSink:
             if error is not None and error.number != errno.ESRCH:
                 raise error
 
-    def _policy(self, policy: SecurityPolicy) -> SecurityPolicy | None:
-        try:
-            return self.client.policy(policy.identifier)
-        except XfrmError as error:
-            if error.number != errno.ENOENT:
-                raise
-            return None
+    def _do_all(self, todo: Sequence[Request]) -> None:
+        """All at once.  Raises the first error."""
+        for error in self.client.execute(todo):
+            if error is not None:
+                raise error
 
-    def _close_policy(self, policy: SecurityPolicy, undo: list[Request]) -> SecurityPolicy:
-        """Where it is one out, nothing passes by it from now on.  Gives it as it is to be opened later: with the
-        priority of the one that was there."""
-        there = self._policy(policy)
-        if there is not None:
-            policy = replace(policy, priority=there.priority)
-            undo.append(requests.update_policy(there))
-        else:
-            undo.append(requests.delete_policy(policy.identifier))
-        if policy.direction == Direction.OUT:
-            self.client.do(requests.update_policy(replace(policy, action=PolicyAction.BLOCK, templates=())))
-        return policy
+    def _policies(self, pairs: Sequence[Pair]) -> list[tuple[SecurityPolicy, SecurityPolicy | None]]:
+        """Each policy of the pairs once (SAs of one rekeying have the same), and what the kernel has in its place."""
+        wanted = list(dict.fromkeys(policy for pair in pairs for policy in pair.policies))
+        there = self.client.policies_of([policy.identifier for policy in wanted])
+        return list(zip(wanted, there, strict=True))
+
+    def _close_policies(self, pairs: Sequence[Pair], undo: list[Request]) -> list[SecurityPolicy]:
+        """Nothing passes out by them from now on.  Gives them as they are to be opened later: with the priorities of
+        those that were there."""
+        opened, closing = [], []
+        for policy, there in self._policies(pairs):
+            if there is not None:
+                policy = replace(policy, priority=there.priority)
+                undo.append(requests.update_policy(there))
+            else:
+                undo.append(requests.delete_policy(policy.identifier))
+            if policy.direction == Direction.OUT:
+                closed = replace(policy, action=PolicyAction.BLOCK, templates=())
+                closing.append(requests.update_policy(closed))
+            opened.append(policy)
+        self._do_all(closing)
+        return opened
 
     def _present(
         self, wanted: Sequence[SecurityAssociationId]
     ) -> dict[SecurityAssociationId, SecurityAssociation]:
-        found = {}
-        for identifier in wanted:
-            try:
-                found[identifier] = self.client.security_association(identifier)
-            except XfrmError as error:
-                if error.number != errno.ESRCH:
-                    raise
-        return found
+        there = self.client.security_associations_of(wanted)
+        return {identifier: sa for identifier, sa in zip(wanted, there, strict=True) if sa is not None}
 
     def _try(self, request: Request) -> None:
         try:

@@ -54,6 +54,7 @@ class ReplicaQuestions:
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._locks: WeakValueDictionary[IPAddress, asyncio.Lock] = WeakValueDictionary()
         self.counters: Counter[str] = Counter()
+        sessions.withdraw = self.withdraw
 
     async def ask(self, record: SessionRecord, kind: ReplicaKind = ReplicaKind.KEEP) -> None:
         """Have ``record.standby`` keep (or forget) a replica with just these contexts, and wait for its word.
@@ -87,8 +88,8 @@ class ReplicaQuestions:
                 raise
         self.counters["confirmed"] += 1
 
-    async def withdraw(self, record: SessionRecord, new_router: str) -> None:
-        """Before a move: a replica that stays behind could be taken over after the session has gone elsewhere."""
+    async def withdraw(self, record: SessionRecord, new_router: str = "") -> None:
+        """Before a move, or where the session is over: a replica that stays behind could be taken over after that."""
         if record.standby and record.standby != new_router:
             await self.ask(record, ReplicaKind.FORGET)
             await self._sessions.assign_standby(record.mn_address, "")

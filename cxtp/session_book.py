@@ -13,7 +13,7 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from contexts.base import Context, decode, encode
-from contexts.fence import fenced
+from contexts.fence import fenced, is_spent
 from contexts.ipsec import IpsecSaContext
 
 from . import admission
@@ -154,6 +154,9 @@ class SessionBook:
         if held is None or not self._sinks:
             return ceiling
         known = {c.inbound_spi: c for c in self.decoded(held) if isinstance(c, IpsecSaContext)}
+        for spent in self.decoded(record):
+            if isinstance(spent, IpsecSaContext) and is_spent(spent):
+                known.pop(spent.inbound_spi, None)
 
         def kept(context: Context) -> Context:
             before = known.get(context.inbound_spi) if isinstance(context, IpsecSaContext) else None

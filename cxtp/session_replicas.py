@@ -51,10 +51,11 @@ class TakeOver:
 
 
 class ReplicaSteps(SessionBook):
-    """The steps of both sides.  ``confirm`` has a ceiling confirmed by the record's standby, or raises
-    ReplicaUnconfirmed or NotOwnerAnyMore."""
+    """The steps of both sides.  ``confirm`` has a ceiling confirmed by the record's standby, ``withdraw`` has it forget
+    its replica; both raise ReplicaUnconfirmed or NotOwnerAnyMore."""
 
     confirm: Callable[[SessionRecord], Awaitable[None]] = staticmethod(_no_standby)
+    withdraw: Callable[[SessionRecord], Awaitable[None]] = staticmethod(_no_standby)
 
     # --- the standby's -----------------------------------------------------------------------------------------------
 
@@ -112,10 +113,12 @@ class ReplicaSteps(SessionBook):
             if replica is None or replica.state is not SessionState.REPLICA:
                 raise LocalError(f"this node has no replica of a session of {mn_address}")
             now = self._wall_clock()
-            contexts, dropped = _aged(self.decoded(replica), max(0.0, now - replica.updated))
-            for reason in dropped:
+            contexts, left_out = _aged(self.decoded(replica), max(0.0, now - replica.updated))
+            for kind, reason in left_out:
                 self.counters["associations_not_taken_over"] += 1
+                self.counters[f"associations_not_taken_over.{kind}"] += 1
                 log.warning("%s: %s", mn_address, reason)
+            dropped = tuple(reason for _, reason in left_out)
             taken = any(isinstance(context, IpsecSaContext) for context in contexts)
             record = replace(
                 replica,
@@ -126,6 +129,7 @@ class ReplicaSteps(SessionBook):
                 updated=now,
             )
             if not taken:
+                self.counters["sessions_not_taken_over"] += 1
                 await self._keep(record)
                 return TakeOver(mn_address, False, dropped)
             verdict = admission.examine(mn_address, record.contexts, self._owners, self._context_types)
@@ -184,13 +188,13 @@ class ReplicaSteps(SessionBook):
             log.error("%s has taken over the session of %s: it is out of use here", record.standby, mn_address)
             self.counters["deposed"] += 1
             await self._stop(record)
+            await self._leave(record)  # a program that dies before the next step asks once more, and comes here again
             await self._keep(
                 replace(record, state=SessionState.RELEASED, contexts=(), peer=record.standby, standby="",
                         transfer_id=None, updated=self._wall_clock())
             )  # fmt: skip
             self.waiting.pop(mn_address, None)
             self.unconfirmed.discard(mn_address)
-            await self._leave(record)
 
 
 def _objection(held: SessionRecord | None, generation: int) -> StatusCode | None:
@@ -212,8 +216,8 @@ def _is_older(contexts: Iterable[Context], held: Iterable[Context]) -> bool:
     return not is_at_least(contexts, shared)
 
 
-def _aged(contexts: Iterable[Context], seconds: float) -> tuple[tuple[Context, ...], tuple[str, ...]]:
-    """The contexts after so long a time, and why some are left out."""
+def _aged(contexts: Iterable[Context], seconds: float) -> tuple[tuple[Context, ...], tuple[tuple[str, str], ...]]:
+    """The contexts after so long a time, and why some are left out: a counter's name, and what is said of it."""
     kept: list[Context] = []
     dropped = []
     for context in contexts:
@@ -223,11 +227,12 @@ def _aged(contexts: Iterable[Context], seconds: float) -> tuple[tuple[Context, .
         life = context.lifetime.seconds
         used = life.used + int(seconds)
         if context.sequence_numbers.outbound >= highest_sequence_number(context.proposal):
-            dropped.append(f"SA {context.outbound_spi:08x} has no sequence number left above the fence")
+            said = f"SA {context.outbound_spi:08x} has no sequence number left above the fence"
+            dropped.append(("no_sequence_number", said))
         elif context.sequence_numbers.knowledge is CounterKnowledge.UNKNOWN:
-            dropped.append(f"SA {context.outbound_spi:08x} has sequence numbers that nobody knows")
+            dropped.append(("numbers_unknown", f"SA {context.outbound_spi:08x} has sequence numbers that nobody knows"))
         elif life.hard is not None and used >= life.hard:
-            dropped.append(f"SA {context.outbound_spi:08x} has lived its {life.hard} seconds")
+            dropped.append(("lifetime_over", f"SA {context.outbound_spi:08x} has lived its {life.hard} seconds"))
         else:
             lifetime = replace(context.lifetime, seconds=replace(life, used=used))
             kept.append(replace(context, lifetime=lifetime))

@@ -7,6 +7,7 @@ from typing import Any
 
 from contexts.base import Context
 from contexts.encoding.vendor import find_vendor_value
+from contexts.fence import is_spent
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 from contexts.values import CommonVendorNumber, CounterKnowledge, IkeSpis
@@ -35,7 +36,7 @@ def rows_of(record: SessionRecord, contexts: Sequence[Context], node: str, now: 
             "spi_out": f"{context.outbound_spi:08x}",
             "suite": context.proposal.name,
             "mode": context.mode.name.lower(),
-            "sent": None if _is_unknown(context) else context.sequence_numbers.outbound,
+            "sent": None if _is_unknown(context) or is_spent(context) else context.sequence_numbers.outbound,
             "received": context.sequence_numbers.inbound,
             "octets": context.lifetime.octets.used,
             "age": context.lifetime.seconds.used,

@@ -211,11 +211,14 @@ class Sessions(ReplicaSteps):
             return frozen
 
     async def release(self, record: SessionRecord) -> None:
-        """The new router has it.  Only its tombstone stays: no keys."""
+        """The new router has it.  Only its tombstone stays: no keys.
+
+        That is written last: a program that dies before comes back to a FROZEN record, asks once more, and tidies up.
+        """
         async with self._alone(record.mn_address) as held:
             if _same_transfer(held, record):
-                await self._keep(self._tombstone(record))
                 await self._leave(record)
+                await self._keep(self._tombstone(record))
 
     async def reclaim(self, record: SessionRecord) -> None:
         """The new router does not have it, and never will by this transfer: it is ours again."""

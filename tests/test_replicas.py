@@ -287,7 +287,9 @@ def test_what_can_not_be_taken_over_is_given_up_with_its_reason(tmp_path: Path) 
                 assert not outcome.taken
                 assert reason in outcome.dropped[0]
             assert kernel.installed == []
-            assert node.counters["associations_not_taken_over"] == 2
+            assert node.counters["associations_not_taken_over"] == node.counters["sessions_not_taken_over"] == 2
+            assert node.counters["associations_not_taken_over.no_sequence_number"] == 1
+            assert node.counters["associations_not_taken_over.lifetime_over"] == 1
             assert counter_of(context_of(1, 7)) == (1, 7)
 
     asyncio.run(main())

@@ -7,8 +7,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from construct import Struct
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cxtp.adapters.xfrm import Direction, Flow, PolicyAction, Selector
+from cxtp.adapters.xfrm import Direction, Flow, PolicyAction, Selector, layouts
+from cxtp.adapters.xfrm.attributes import UnfitValue, read, write
 from cxtp.adapters.xfrm.formats import MalformedNetlink, messages, parse_policy, parse_security_association
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
@@ -111,3 +115,32 @@ def test_which_packets_a_selector_covers(selector: Selector, covered: bool) -> N
     flow = Flow(ip_address("10.9.0.1"), ip_address("10.9.0.2"), 132, 5091, 5091)
     assert selector.covers(flow) is covered
     assert PolicyAction.ALLOW == 0  # linux/xfrm.h: XFRM_POLICY_ALLOW
+
+
+LAYOUTS = {name: value for name, value in vars(layouts).items() if isinstance(value, Struct)}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@given(data=st.data())
+def test_generated_code_reads_and_builds_as_the_declarations_do(name: str, data: st.DataObject) -> None:
+    layout = LAYOUTS[name]
+    octets = data.draw(st.binary(min_size=layout.sizeof(), max_size=layout.sizeof()))
+    box = layout.parse(octets)
+    assert read(layout, octets + b"what follows") == box
+    built = layout.build(box)
+    assert write(layout, box, "a structure") == built
+    assert read(layout, built) == box
+    with pytest.raises(MalformedNetlink, match="too few"):
+        read(layout, octets[: data.draw(st.integers(0, layout.sizeof() - 1))])
+
+
+@pytest.mark.parametrize("value", [1 << 32, -1, "text", None])
+def test_what_no_field_holds_is_refused(value: object) -> None:
+    for name in ("ATTRIBUTE_HEADER", "MARK", "REPLAY"):
+        layout = LAYOUTS[name]
+        box = layout.parse(bytes(layout.sizeof()))
+        with pytest.raises(UnfitValue):
+            write(layout, {**box, next(key for key in box if not key.startswith("_")): value}, "a structure")
+    template = layouts.TEMPLATE.parse(bytes(layouts.TEMPLATE.sizeof()))
+    with pytest.raises(UnfitValue):
+        write(layouts.TEMPLATE, {**template, "source": bytes(4)}, "a template")

@@ -26,6 +26,21 @@ TRANSFER_TIME = 5.0
 
 def add(subparsers: Any) -> None:
     """Declare the commands."""
+    _add_linux(subparsers)
+    _add_standby_commands(subparsers)
+    sessions = subparsers.add_parser("sessions", help="the gateway's sessions", description="One line per SA pair.")
+    _add_control(sessions)
+    sessions.set_defaults(run=run_sessions)
+
+    move = subparsers.add_parser("move", help="move sessions to another node")
+    move.add_argument("mn", nargs="*", metavar="PEER", help="address of the session's peer")
+    move.add_argument("--all", action="store_true", help="all sessions that this node owns")
+    move.add_argument("--to", required=True, metavar="NODE")
+    _add_control(move)
+    move.set_defaults(run=node.run_move, ahead=False)
+
+
+def _add_linux(subparsers: Any) -> None:
     gateway = subparsers.add_parser("gateway", help="an agent beside a gateway's kernel")
     kinds = gateway.add_subparsers(dest="kind", required=True, metavar="KIND")
     linux = kinds.add_parser(
@@ -45,6 +60,8 @@ def add(subparsers: Any) -> None:
     _add_strongswan_options(strongswan)
     strongswan.set_defaults(run=run_strongswan)
 
+
+def _add_standby_commands(subparsers: Any) -> None:
     takeover = subparsers.add_parser(
         "takeover",
         help="go on with the sessions of a node that is gone",
@@ -64,17 +81,6 @@ def add(subparsers: Any) -> None:
     drop.add_argument("node", metavar="NODE")
     _add_control(drop)
     drop.set_defaults(run=run_drop_standby)
-
-    sessions = subparsers.add_parser("sessions", help="the gateway's sessions", description="One line per SA pair.")
-    _add_control(sessions)
-    sessions.set_defaults(run=run_sessions)
-
-    move = subparsers.add_parser("move", help="move sessions to another node")
-    move.add_argument("mn", nargs="*", metavar="PEER", help="address of the session's peer")
-    move.add_argument("--all", action="store_true", help="all sessions that this node owns")
-    move.add_argument("--to", required=True, metavar="NODE")
-    _add_control(move)
-    move.set_defaults(run=node.run_move, ahead=False)
 
 
 def _add_gateway_options(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,7 @@ def full(address: str) -> str:
     return f"{address}/128" if ":" in address else f"{address}/32"
 
 
-def ip(*lines: str, may_fail: bool = False) -> None:
+def ip(*lines: str, may_fail: bool = False, program: str = "ip") -> None:
     """iproute2's commands, one after the other, in one process."""
     reader, writer = os.pipe()
     os.write(writer, "".join(line + "\n" for line in lines).encode())
@@ -74,11 +74,11 @@ def ip(*lines: str, may_fail: bool = False) -> None:
     files = [(os.POSIX_SPAWN_DUP2, reader, 0)]
     if may_fail:
         files.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
-    child = os.posix_spawnp("ip", ["ip", "-force", "-batch", "-"], os.environ, file_actions=files)
+    child = os.posix_spawnp(program, [program, "-force", "-batch", "-"], os.environ, file_actions=files)
     os.close(reader)
     _, status = os.waitpid(child, 0)
     if status and not may_fail:
-        sys.exit(f"ip failed: {'; '.join(lines)}")
+        sys.exit(f"{program} failed: {'; '.join(lines)}")
 
 
 def announce(address: str, interface: str) -> None:

@@ -68,7 +68,6 @@ KINDS = {
 }
 
 
-
 def run_ip(network: Network, name: str, *lines: str) -> str:
     with network.inside(name):
         done = subprocess.run(
@@ -132,7 +131,8 @@ class Gateways:
         path = self.directory / f"hook-{name}"
         path.write_text(
             "#!/bin/sh\n"
-            f"export CXTP_VIRTUAL_ADDRESSES={self.directory}/virtual-{name} {environment}\n"
+            f"export CXTP_VIRTUAL_ADDRESSES={self.directory}/virtual-{name} CXTP_HOLD={self.directory}/hold-{name}\n"
+            f"export CXTP_INTERFACE=eth0 {environment}\n"
             f"exec ip netns exec {name} {HOOKS / hook} \"$@\"\n"
         )
         path.chmod(0o755)
@@ -198,7 +198,7 @@ class Gateways:
                 text = Path("/proc/thread-self/net/xfrm_stat").read_text()
             for key, value in map(str.split, text.splitlines()):
                 # What a policy blocks while the session leaves is meant to be blocked.
-                if int(value) and key not in ("XfrmOutPolBlock", "XfrmOutError"):
+                if int(value) and (self._hold or key not in ("XfrmOutPolBlock", "XfrmOutError")):
                     found[f"{name} {key}"] = int(value)
         return found
 
@@ -227,7 +227,7 @@ async def gateways(
         run_ip(network, "peer", *lines_for(kind, network, at_peer=True))
         if kind.mode == "tunnel":
             gateway, peer = kind.inner
-            source = "" if hook == HOLD else f"src {gateway}"  # where hosts behind the gateways have it
+            source = "" if hook == HOLD else f"src {gateway}"  # there a host behind the gateways has it
             for name in ("a", "b"):
                 run_ip(network, name, f"route replace {peer} via {made.peer} dev eth0 {source}")
             run_ip(network, "peer", f"route replace {gateway} dev eth0 src {peer}")

@@ -15,6 +15,7 @@ import pytest
 from node_helpers import until
 
 from cxtp.adapters.xfrm import Direction, PolicyAction, XfrmClient
+from cxtp.adapters.xfrm.values import SecurityPolicyId
 from cxtp.kernel_sink import XfrmSink
 from cxtp.node import Node
 from cxtp.store.records import SessionState
@@ -88,6 +89,11 @@ def able_to_send(made: Gateways) -> list[str]:
     return found
 
 
+def policies_of(name: str) -> list[SecurityPolicyId]:
+    with XfrmClient(name) as client:
+        return [policy.identifier for policy in client.policies()]
+
+
 async def bury(made: Gateways, name: str) -> None:
     """The program is gone at once: nothing is finished."""
     node = made.nodes.pop(name)
@@ -146,6 +152,8 @@ def test_a_move_cut_at_every_step(network: Network, tmp_path: Path) -> None:
                         if (record := node.sessions.get(made.mn)) and record.state is SessionState.OWNED
                     )
                     assert able_to_send(made) == [owner], steps.said
+                    left = "b" if owner == "a" else "a"
+                    await until(lambda left=left: not policies_of(left))  # type: ignore[misc]
                     if owner != here:
                         made.give_address(owner, here)
                         here = owner

@@ -14,7 +14,7 @@ import time
 PORT = 7777
 PATIENCE = 1.0  # seconds that an answer may take
 TICK = 0.005  # seconds: to be woken costs more than to send
-_RECEIVE_BUFFER_FORCE = 33
+_SEND_BUFFER_FORCE, _RECEIVE_BUFFER_FORCE = 32, 33
 _FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
 
 
@@ -24,6 +24,7 @@ def opened(address: str, port: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_DGRAM)
     made.setsockopt(*_FREEBIND[family], 1)
     made.setsockopt(socket.SOL_SOCKET, _RECEIVE_BUFFER_FORCE, 1 << 24)  # what was held comes at once
+    made.setsockopt(socket.SOL_SOCKET, _SEND_BUFFER_FORCE, 1 << 26)  # and is charged to its sender, on one machine
     made.bind((address, port))
     return made
 

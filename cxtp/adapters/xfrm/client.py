@@ -27,6 +27,8 @@ _TIMEOUT = 5.0  # seconds; the kernel answers within the call, but for dumps
 _PIPELINE = 64
 """Requests sent before their acknowledgements are read: those wait in our socket's buffer, which is not endless."""
 _PIPELINE_OCTETS = 32_768
+_QUESTIONS = 16
+"""Questions sent before their answers are read, for the same reason: an answer is larger than an acknowledgement."""
 
 T = TypeVar("T")
 
@@ -64,6 +66,18 @@ class XfrmClient:
         """One SA.  Raises XfrmError, ESRCH where there is none."""
         request = requests.get_security_association(identifier)
         return self._get(request, MessageType.NEW_SA, parse_security_association)
+
+    def security_associations_of(
+        self, identifiers: Sequence[SecurityAssociationId]
+    ) -> list[SecurityAssociation | None]:
+        """Several SAs at once, in their order; None where there is none.  Raises XfrmError."""
+        asked = [requests.get_security_association(identifier) for identifier in identifiers]
+        return self._get_many(asked, MessageType.NEW_SA, parse_security_association, errno.ESRCH)
+
+    def policies_of(self, identifiers: Sequence[SecurityPolicyId]) -> list[SecurityPolicy | None]:
+        """Several policies at once, in their order; None where there is none.  Raises XfrmError."""
+        asked = [requests.get_policy(identifier) for identifier in identifiers]
+        return self._get_many(asked, MessageType.NEW_POLICY, parse_policy, errno.ENOENT)
 
     def async_event(self, identifier: SecurityAssociationId) -> AsyncEvent:
         """One SA's sequence numbers and usage.  Raises XfrmError, ESRCH where there is none."""
@@ -142,17 +156,44 @@ class XfrmClient:
     # --- questions ----------------------------------------------------------------------------------------------------
 
     def _get(self, request: Request, answer: int, parse: Callable[[bytes], T]) -> T:
-        found: list[T] = []
-        octets = self._message(request, HeaderFlag.ACKNOWLEDGE)
+        ((found, error),) = self._questions([request], answer, parse)
+        if error is not None or found is None:
+            raise error or XfrmError(request.what, errno.ENOMSG)
+        return found
+
+    def _get_many(
+        self, asked: Sequence[Request], answer: int, parse: Callable[[bytes], T], none: int
+    ) -> list[T | None]:
+        found: list[T | None] = []
+        for at in range(0, len(asked), _QUESTIONS):
+            for value, error in self._questions(asked[at : at + _QUESTIONS], answer, parse):
+                if error is not None and error.number != none:
+                    raise error
+                found.append(value)
+        return found
+
+    def _questions(
+        self, asked: Sequence[Request], answer: int, parse: Callable[[bytes], T]
+    ) -> list[tuple[T | None, XfrmError | None]]:
+        """One answer, or one error, for each: nothing else is told of a question without the ACKNOWLEDGE flag."""
+        first = self._sequence + 1
+        octets = b"".join(self._message(request, 0) for request in asked)
+        told: dict[int, tuple[T | None, XfrmError | None]] = {}
         try:
-            for header, body in self._answers(octets, request.what):
-                if header.type == answer:
-                    found.append(parse(body))
+            self._socket.send(octets)
+            while len(told) < len(asked):
+                for header, body in messages(receive(self._socket)):
+                    index = header.sequence - first
+                    if not 0 <= index < len(asked):
+                        continue
+                    if header.type == MessageType.ERROR:
+                        number, detail = error_of(header.flags, body)
+                        told[index] = None, XfrmError(asked[index].what, number or errno.ENOMSG, detail)
+                    elif header.type == answer:
+                        told[index] = parse(body), None
         except OSError as error:
-            raise XfrmError(request.what, error.errno or errno.ETIMEDOUT) from error
-        if not found:
-            raise XfrmError(request.what, errno.ENOMSG)
-        return found[0]
+            raise XfrmError(asked[0].what, error.errno or errno.ETIMEDOUT) from error
+        return [told[index] for index in range(len(asked))]
 
     def _dump(self, request: Request, answer: int, parse: Callable[[bytes], T]) -> list[T]:
         for _ in range(_ATTEMPTS):
@@ -205,6 +246,3 @@ def _batches(todo: Sequence[Request]) -> Iterator[list[Request]]:
         octets += len(request.body)
     if batch:
         yield batch
-
-
-

@@ -207,6 +207,19 @@ class XfrmEvents:
                 events.append(EventsLost())
         return events
 
+    def read_kinds(self) -> list[int]:
+        """As :meth:`read`, for who wants to know no more than the types (MessageType); 0 where something was lost."""
+        kinds: list[int] = []
+        for _ in range(LARGEST_READ):
+            octets = self._receive()
+            if octets is None:
+                break
+            try:
+                kinds += [header.type for header, _ in messages(octets)] if octets else [0]
+            except MalformedNetlink:
+                kinds.append(0)
+        return kinds
+
     def drain(self) -> bool:
         """Take all that was told; True where anything was, or may have been (the kernel's queue ran over)."""
         changed = False

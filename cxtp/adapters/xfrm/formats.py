@@ -62,7 +62,7 @@ def messages(octets: bytes) -> Iterator[tuple[Any, bytes]]:
     """The netlink messages of one datagram: each one's header and what follows it."""
     offset = 0
     while offset + _HEADER_OCTETS <= len(octets):
-        header = MESSAGE_HEADER.parse(octets[offset : offset + _HEADER_OCTETS])
+        header = read(MESSAGE_HEADER, octets[offset : offset + _HEADER_OCTETS])
         if not _HEADER_OCTETS <= header.length <= len(octets) - offset:
             raise MalformedNetlink(f"a message of length {header.length} in {len(octets) - offset} octets")
         yield header, octets[offset + _HEADER_OCTETS : offset + header.length]
@@ -78,7 +78,7 @@ def build_message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
         "sequence": sequence,
         "port": 0,
     }
-    return bytes(MESSAGE_HEADER.build(header)) + body + bytes(-len(body) % 4)
+    return write(MESSAGE_HEADER, header, "a message's header") + body + bytes(-len(body) % 4)
 
 
 # --- SAs --------------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def _parse_templates(octets: bytes) -> tuple[PolicyTemplate, ...]:
 
 
 def _template(octets: bytes) -> PolicyTemplate:
-    box = TEMPLATE.parse(octets)
+    box = read(TEMPLATE, octets)
     return PolicyTemplate(
         protocol=box.identifier.protocol,
         mode=box.mode,

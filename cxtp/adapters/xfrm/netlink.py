@@ -91,12 +91,24 @@ def set_receive_buffer(opened: socket.socket, octets: int) -> None:
 
 def receive(opened: socket.socket) -> bytes:
     """One datagram of the kernel's.  Raises OSError as the socket does, MalformedNetlink where it was cut."""
+    buffer = _buffer()
     while True:
-        octets, _, flags, sender = opened.recvmsg(_LARGEST)
+        length, _, flags, sender = opened.recvmsg_into([buffer])
         if flags & socket.MSG_TRUNC:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         if sender[0] == 0:  # another process with privileges may write to our port, and is not to be believed
-            return octets
+            return bytes(buffer[:length])
+
+
+def _buffer() -> memoryview:
+    """One for each thread: a new megabyte for each datagram would cost more than to read it."""
+    if not hasattr(_BUFFERS, "view"):
+        _BUFFERS.view = memoryview(bytearray(_LARGEST))
+    view: memoryview = _BUFFERS.view
+    return view
+
+
+_BUFFERS = threading.local()
 
 
 def error_of(flags: int, octets: bytes) -> tuple[int, str]:

@@ -1,0 +1,127 @@
+"""The hook that queues: ten moves under load, between hosts on either side of the gateways, and not one packet lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cxtp.control import CommandFailed
+from kernel.gateways import HOLD, IN, OUT, RATE, SHARED, Gateways, Kind, gateways, numbers_on_the_wire, run_ip
+from kernel.network import Network
+
+ROUTER = {4: "10.8.0.100", 6: "fd00:8::100"}
+"""What the host behind the gateways has as its router."""
+KINDS = {
+    "ipv4": (Kind(), 5),
+    "ipv6": (Kind(version=6, suite="cbc-sha256", extended=32), 1),
+}
+"""And how often each is moved there and back."""
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    made = Network("peer", "a", "b", "host", inside=("a", "b", "host"))
+    host = {4: made.ipv4("host") - 0x10000, 6: made.ipv6("host") - (1 << 96)}
+    for version, width in ((4, 32), (6, 128)):
+        gateway, peer = Kind(version=version).inner
+        run_ip(made, "peer", f"addr add {peer}/{width} dev lo")
+        run_ip(made, "host", f"addr add {gateway}/{width} dev lo")
+        run_ip(made, "host", f"route add {peer} via {ROUTER[version]} dev eth1 src {gateway}")
+        for name in ("a", "b"):
+            run_ip(made, name, f"route add {gateway} via {host[version]} dev eth1")
+            setting = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
+            made.run(name, "sysctl", "-q", "-w", f"{setting}=1")
+    yield made
+    made.close()
+
+
+@asynccontextmanager
+async def holding(network: Network, directory: Path, kind: Kind) -> AsyncIterator[Gateways]:
+    router = ROUTER[kind.version]
+    environment = f"CXTP_INSIDE_INTERFACE=eth1 CXTP_INSIDE_ADDRESSES={router} CXTP_RELEASE_RATE=5000"
+    async with gateways(network, directory, kind, HOLD, environment) as made:
+        for name in ("a", "b"):
+            await made.start(name)
+        await made.until(lambda: f" {router}/" in network.run("a", "ip", "addr", "show", "dev", "eth1"))
+        try:
+            yield made
+        finally:
+            for name in ("a", "b"):
+                network.run(name, "ip", "addr", "del", f"{router}/{kind.width}", "dev", "eth1", check=False)
+
+
+async def settled(made: Gateways, owner: str) -> None:
+    """Both sides' addresses are at one gateway, and its hook is done."""
+    other = "b" if owner == "a" else "a"
+    await made.until(lambda: made.has_address(owner) and not made.has_address(other))
+
+
+def told(text: str) -> tuple[dict[str, Any], list[int]]:
+    """What the sender said, and the numbers of what did not come back."""
+    said = json.loads(text)
+    answered = set(said["back"])
+    assert len(answered) == len(said["back"])
+    return said, [number for number in range(len(said["sent"])) if number not in answered]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_packet_is_lost(network: Network, tmp_path: Path, name: str) -> None:
+    """1,000 packets per second each way, through the gateways; all come back, in each direction none twice."""
+    kind, times = KINDS[name]
+
+    async def main() -> None:
+        async with holding(network, tmp_path, kind) as made:
+            local, remote = kind.inner
+            made.process("host", "echo", local)
+            before = made.errors()
+            with network.capture("peer", tmp_path / "esp.pcap") as capture:
+                sender = made.process("peer", "send", remote, local, str(RATE))
+                await asyncio.sleep(0.3)
+                for source, target in (("a", "b"), ("b", "a")) * times:
+                    await made.move(source, target)
+                    await settled(made, target)
+                    await asyncio.sleep(0.2)
+                text, _ = await asyncio.to_thread(sender.communicate)
+            said, lost = told(text)
+            duration = said["sent"][-1] - said["sent"][0]
+            assert len(said["sent"]) / duration > 0.9 * RATE
+            errors = {key: n - before.get(key, 0) for key, n in made.errors().items() if n != before.get(key, 0)}
+            assert (len(lost), said["refused"], errors) == (0, 0, {}), lost[:20]
+            wire = numbers_on_the_wire(capture)
+            for spi in (IN, OUT):
+                assert len(wire[spi]) >= len(said["sent"])
+                assert all(one < other for one, other in itertools.pairwise(wire[spi]))
+            print(f"{name}: {len(said['sent'])} sent, none lost in {len(made.moved)} moves, {duration:.1f} s")
+
+    asyncio.run(main())
+
+
+def test_what_was_held_comes_in_here_where_the_session_stays(network: Network, tmp_path: Path) -> None:
+    """The new gateway refuses it; the packets that came meanwhile are taken by the old one."""
+    kind = Kind()
+
+    async def main() -> None:
+        async with holding(network, tmp_path, kind) as made:
+            line = f"xfrm state add src {made.peer} dst {SHARED[4]} proto esp spi {IN:#x} mode tunnel "
+            run_ip(network, "b", line + "aead rfc4106(gcm(aes)) 0x" + "00" * 20 + " 128")
+            local, remote = kind.inner
+            made.process("host", "echo", local)
+            sender = made.process("peer", "send", remote, local, str(RATE))
+            await asyncio.sleep(0.2)
+            with pytest.raises(CommandFailed, match="SPI_COLLISION"):
+                await made.ask("a", "move", mn_address=str(made.peer), to="b")
+            await made.until(lambda: "hold" not in network.run("a", "ip", "-br", "link"))
+            await asyncio.sleep(0.2)
+            text, _ = await asyncio.to_thread(sender.communicate)
+            said, lost = told(text)
+            assert len(said["sent"]) > 300
+            assert not lost
+
+    asyncio.run(main())
