@@ -97,20 +97,9 @@ class KernelAgent:
                 contexts += self._superseded(held, contexts, there)
             if held is not None and _spis(self._decoded(held)) == _spis(contexts):
                 continue
-            if held is None or contexts or not held.standby or await self._is_withdrawn(held):
+            if held is None or contexts or await self._sessions.is_withdrawn(held):
                 changed += await self._adopt(mn_address, contexts)
         return changed
-
-    async def _is_withdrawn(self, held: SessionRecord) -> bool:
-        """The session is gone: its standby must not go on with it.  A peer that only changed its address has the same
-        keys under another name, and until the standby knows, that session is not ours to send with any further."""
-        try:
-            await self._sessions.withdraw(held)
-        except CxtpError as error:
-            self._sessions.counters["replicas_not_withdrawn"] += 1
-            log.warning("%s is gone, and %s does not know yet: %s", held.mn_address, held.standby, error)
-            return False
-        return True
 
     async def _adopt(self, mn_address: IPAddress, contexts: tuple[IpsecSaContext, ...]) -> bool:
         def read(held: SessionRecord | None) -> tuple[EncodedContext, ...] | None:

@@ -18,7 +18,7 @@ from contexts.values import CounterKnowledge
 
 from . import admission
 from .constants import StatusCode
-from .errors import LocalError, RemoteError
+from .errors import CxtpError, LocalError, RemoteError
 from .messages import EncodedContext, IPAddress
 from .replica import ReplicaKind
 from .roles.events import ContextsReceived
@@ -179,6 +179,20 @@ class ReplicaSteps(SessionBook):
             await self._install(start, ceiling)
             self.waiting.pop(mn_address, None)
             return True
+
+    async def is_withdrawn(self, held: SessionRecord) -> bool:
+        """The session is gone from here without a move: its standby must not go on with it.  A peer that only changed
+        its address has the same keys under another name, and until the standby knows, that session is not ours to send
+        with any further."""
+        if not held.standby:
+            return True
+        try:
+            await self.withdraw(held)
+        except CxtpError as error:
+            self.counters["replicas_not_withdrawn"] += 1
+            log.warning("%s is gone, and %s does not know yet: %s", held.mn_address, held.standby, error)
+            return False
+        return True
 
     async def depose(self, mn_address: IPAddress, generation: int) -> None:
         """Another node has it, by its standby's word: out of use here, and no more than a tombstone."""

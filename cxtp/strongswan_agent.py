@@ -162,6 +162,9 @@ class StrongswanAgent:
                 return None
             return tuple(encode(context, self._context_types) for context in now)
 
+        if not await self._may_go(mn_address):
+            self._again.add(mn_address)
+            return False
         try:
             record = await self._sessions.adopt(mn_address, read)
         except CxtpError as error:
@@ -176,6 +179,13 @@ class StrongswanAgent:
         self._sessions.counters[f"sessions_{kind}"] += 1
         log.info("the session of %s: %s", mn_address, kind)
         return True
+
+    async def _may_go(self, mn_address: IPAddress) -> bool:
+        """Whether no standby would go on with a session that is gone."""
+        held = self._sessions.readable(mn_address)
+        is_gone = self._daemon.link.tracker.session_of(mn_address) is None
+        owned = held is not None and held.state is SessionState.OWNED
+        return held is None or not owned or not is_gone or await self._sessions.is_withdrawn(held)
 
     def _children_told(self, mn_address: IPAddress) -> int:
         exported = self._daemon.link.tracker.session_of(mn_address)
