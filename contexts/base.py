@@ -36,8 +36,8 @@ class GenericContext:
     presence_vector: int | None = None
 
 
-DECODED_AT_ONCE = 2048
-"""Contexts whose values are kept beside their octets, some ten megabytes: one move looks at the same ones a dozen
+DECODED_AT_ONCE = 8192
+"""Contexts whose values are kept beside their octets, some forty megabytes: one move looks at the same ones a dozen
 times, and so does whoever goes through all sessions of a gateway once a second."""
 
 Context = Union[IkeSaContext, IpsecSaContext, MulticastListenerContext, GenericContext]
