@@ -1,4 +1,4 @@
-"""``bench/run [--quick] [--json] [NAME ...]``: messages contexts keys negotiation transfers memory gateways."""
+"""``bench/run [--quick] [--json] [NAME ...]``: README.md has the names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from . import codec, key_derivation
 from .gateways import gateways
 from .harness import Report
 from .memory import memory
+from .strongswan import COUNTS, strongswan
 from .transfers import transfers
 
 
@@ -33,6 +34,7 @@ def main() -> None:
         "transfers": lambda: transfers(count),
         "memory": lambda: memory(count),
         "gateways": lambda: gateways(min(count, 500)),
+        "strongswan": lambda: strongswan((count,) if arguments.sessions or arguments.quick else COUNTS),
     }
     unknown = set(arguments.names) - set(benchmarks)
     if unknown:

@@ -71,7 +71,7 @@ class Gap:
         self.milliseconds: list[float] = []
 
     def watch(self, service: Service) -> None:
-        sink: Any = service._sink
+        sink: Any = service.gateway.sinks[0]
         install, remove = sink.install, sink.remove
 
         async def installed(record: Any, ceiling: Any) -> None:

@@ -63,9 +63,9 @@ charon {{
             time_add_ms = yes
             ike_name = yes
             flush_line = yes
-            default = 1
-            cfg = 2
-            ike = 2
+            default = {low}
+            cfg = {level}
+            ike = {level}
         }}
     }}
     plugins {{
@@ -95,7 +95,7 @@ def until(holds: Callable[[], object], what: str, seconds: float = 20) -> None:
 
 
 class Charon:
-    """One daemon, unmodified.  ``vici``: its control socket; ``settings``: with a node beside it."""
+    """One daemon, unmodified.  ``vici``: its control socket."""
 
     def __init__(
         self,
@@ -103,26 +103,30 @@ class Charon:
         name: str,
         directory: Path,
         *,
-        settings: StrongswanSettings | None = None,
+        ha: str = "",
         load: Mapping[str, Any] | None = None,
         credentials: Iterable[tuple[str, Mapping[str, Any]]] = (),
         options: str = "",
+        log_level: int = 2,
     ) -> None:
-        """``load``: connections as vici takes them; ``credentials``: vici's commands; ``options``: lines of
-        strongswan.conf's section charon."""
+        """``ha``: a strongswan.conf for the plugin, "" without it; ``load``: connections as vici takes them;
+        ``credentials``: vici's commands; ``options``: lines of strongswan.conf's section charon; ``log_level`` of
+        what IKE and the plugin say, all else at most 1."""
         self.network, self.name, self.directory = network, name, directory
-        self.settings, self.connections = settings, dict(load or {})
-        self.credentials = list(credentials)
+        self.ha, self.connections, self.credentials = ha, dict(load or {}), list(credentials)
         self.vici, self._log = directory / f"{name}.vici", directory / f"{name}.log"
         self._conf = directory / f"{name}.conf"
-        self._plugins = PLUGINS + (" ha" if settings else "")
-        self._options = options
+        self._plugins = PLUGINS + (" ha" if ha else "")
+        self._options, self._log_level = options, log_level
         self._process: subprocess.Popen[str] | None = None
 
     def write(self) -> None:
-        text = _CONF.format(plugins=self._plugins, options=self._options, log=self._log, vici=self.vici)
-        if self.settings is not None:
-            (self.directory / f"{self.name}-ha.conf").write_text(strongswan_conf(self.settings))
+        text = _CONF.format(
+            plugins=self._plugins, options=self._options, log=self._log, vici=self.vici, level=self._log_level,
+            low=min(1, self._log_level),
+        )  # fmt: skip
+        if self.ha:
+            (self.directory / f"{self.name}-ha.conf").write_text(self.ha)
             text += f"include {self.directory}/{self.name}-ha.conf\n"
         self._conf.write_text(text)
 
@@ -148,7 +152,7 @@ class Charon:
 
     def active(self) -> None:
         """It has its segment, and with it its pools: from the first word of a node on, or when none came for 2.1 s."""
-        if self.settings is not None:
+        if self.ha:
             self.wait_for("HA segment 1 activated")
 
     def load(self, connections: Mapping[str, Any], credentials: Iterable[tuple[str, Mapping[str, Any]]] = ()) -> None:
@@ -158,6 +162,11 @@ class Charon:
                 getattr(session, command)(dict(value))
             for name, connection in connections.items():
                 session.load_conn({name: connection})
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def stop(self) -> None:
         """SIGTERM, and wait for its end."""
@@ -263,7 +272,7 @@ class Bed:
     def _gateway(self, name: str, credentials: Credentials, options: str) -> Charon:
         return Charon(
             self.network, name, self.directory,
-            settings=StrongswanSettings(pools=POOL, vici=self.directory / f"{name}.vici"),
+            ha=strongswan_conf(StrongswanSettings(pools=POOL, vici=self.directory / f"{name}.vici")),
             load=connections(self.kinds, at_client=False, credentials=credentials),
             credentials=secrets(self.kinds, credentials, at_client=False), options=options,
         )  # fmt: skip
