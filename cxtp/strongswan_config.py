@@ -202,6 +202,10 @@ _HA: tuple[tuple[str, str, str], ...] = (
 _POOLS = """
 Virtual IPs: names as in the connections' 'pools', which then must not stand in swanctl.conf's pools section. An
 address that comes with a session is reserved here, where it is of one of these ranges.
+
+Only for gateways whose sessions all move together. Here an address is free once its session has left, and the next
+client gets what the moved one still uses. Where sessions move one by one: swanctl.conf's own pools, which keep an
+address for the identity that had it, by the same names with another range at each gateway.
 """
 
 _VICI = """

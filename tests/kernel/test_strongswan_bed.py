@@ -5,8 +5,14 @@ Also what docs/strongswan.md and the printed configuration say of the daemon: it
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import socket
+import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +20,13 @@ from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 from contexts.session import RestoredSession
 from cxtp.adapters.strongswan_ha import (
+    HA_PORT,
     Attribute,
     ExportedSession,
     HaMessage,
     HaMessageType,
+    activation,
+    build_message,
     deletion,
     heartbeat,
 )
@@ -139,6 +148,58 @@ def test_what_the_daemon_made_of_its_configuration(made: Bed, listener: Listener
     daemon.wait_for("no heartbeat received, taking all segments", 2)
     assert daemon.log().count("HA segment 1 ") == 1
     assert "PASSIVE" not in daemon.log()
+
+
+def frame(made: Bed, payload: bytes) -> bytes:
+    """As from the node's address to the daemon's, but from the network."""
+    (there,) = re.findall(r"link/ether (\S+)", made.network.run("a", "ip", "-o", "link", "show", "eth0"))
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(payload), 1, 0, 64, socket.IPPROTO_UDP, 0,
+                         NODE_ADDRESS.packed, DAEMON_ADDRESS.packed)  # fmt: skip
+    total = sum(struct.unpack("!10H", header))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    header = header[:10] + struct.pack("!H", ~total & 0xFFFF) + header[12:]
+    ethernet = bytes.fromhex(there.replace(":", "")) + bytes(6) + b"\x08\0"
+    return ethernet + header + struct.pack("!HHHH", HA_PORT, HA_PORT, 8 + len(payload), 0) + payload
+
+
+def test_the_link_can_not_be_reached_from_the_network(made: Bed, listener: Listener) -> None:
+    daemon = made.gateways["a"]
+    take, drop = activation([1], listener.link.version)
+    with made.network.inside("client"):
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with sock:
+        sock.bind(("eth0", 0))
+        sock.send(frame(made, build_message(take)))
+    time.sleep(0.5)
+    assert not daemon.has_logged("remote node takes segment 1")
+    listener.link.send([take, drop])  # by the link itself it is heard
+    daemon.wait_for("remote node takes segment 1")
+    daemon.wait_for("HA segment 1 activated", 2)
+
+
+def test_who_can_stand_in_the_nodes_place(made: Bed) -> None:
+    """While no node runs: anybody, unless the port is made a privileged one."""
+    refused = []
+    for start in (1024, HA_PORT + 1):
+        with made.network.inside("b"):
+            Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text(str(start))
+            child = os.fork()
+            if not child:
+                _bind_as_nobody()
+        refused.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert refused == [0, errno.EACCES]
+
+
+def _bind_as_nobody() -> None:
+    """In a process of its own, which ends with the error's number."""
+    try:
+        os.setresuid(65534, 65534, 65534)
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind((str(NODE_ADDRESS), HA_PORT))
+    except OSError as error:
+        os._exit(error.errno or 1)
+    finally:
+        os._exit(0)
 
 
 @pytest.mark.parametrize(("pool", "given_out_again"), [("p4", True), ("own", False)])
