@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 Kernel = Mapping[SecurityAssociationId, SecurityAssociation]
 
+DELETED = 4096
+"""SAs that are gone and whose last numbers are kept for a move that may ask for them."""
+
 
 class ChangedMeanwhile(LocalError):
     """The daemon went on with a session while nobody followed it: what is on record is not what it has."""
@@ -64,6 +67,9 @@ class StrongswanSink(XfrmSink):
         """Raises XfrmError."""
         super().__init__(context_types, namespace, wall_clock=wall_clock, report_after=report_after)
         self.daemon = daemon
+        self._coming: set[IPAddress] = set()
+        self._deleted: dict[SecurityAssociationId, SecurityAssociation] = {}
+        """The last that the kernel told of SAs that are gone, until it is asked for; each move looks for its own."""
         self.to_be_rekeyed: dict[IPAddress, tuple[IpsecSaContext, ...]] = {}
         """Sessions that are blocked until these SAs, whose numbers nobody knows, are gone."""
 
@@ -80,6 +86,7 @@ class StrongswanSink(XfrmSink):
         self._look_for_strangers(pairs)
         block(self.client, children)
         self._delete_halves(children)
+        self._coming.add(record.mn_address)
         try:
             await self.daemon.feed(contexts, lambda: self._is_there(pairs))
             if self.daemon.in_kernel:
@@ -88,6 +95,8 @@ class StrongswanSink(XfrmSink):
         except CxtpError:
             await self._drop(ike_sas, children)
             raise
+        finally:
+            self._coming.discard(record.mn_address)
         if self.daemon.in_kernel:
             unblock(self.client, children)
         else:
@@ -164,15 +173,20 @@ class StrongswanSink(XfrmSink):
         messages_of(expressible(before), self.daemon.link.version, bytes)
         there = await self.daemon.ike_sas()
         present = [sa for sa in ike_sas_of(before) if sa.spis in there]
+        children = children_of(before)
+        # Where this program died before it had set the numbers, the kernel's are not the session's: it stays at its
+        # ceiling, above all that was sent.
+        unfinished = is_blocked(self.client, children) or not all(
+            sa.spis in there and there[sa.spis].state == ESTABLISHED for sa in ike_sas_of(before)
+        )
         if present:
             await self.daemon.quiet(sa.spis for sa in present)
-        children = children_of(before)
         block(self.client, children)
         try:
-            self._drain()
+            self._last_of(children)
             await self._forget(record, present)
             self._delete_halves(children)  # those of a daemon that is gone itself
-            return self._exact(record, before)
+            return self._exact(record, before, unfinished=unfinished)
         except CxtpError:
             unblock(self.client, children)
             raise
@@ -186,22 +200,37 @@ class StrongswanSink(XfrmSink):
             present = [] if now is None else [sa for sa in ike_sas_of(now.contexts) if sa.spis not in done]
             done |= {sa.spis for sa in present}
 
-    def _exact(self, record: SessionRecord, before: Sequence[Context]) -> tuple[EncodedContext, ...]:
+    def _exact(
+        self, record: SessionRecord, before: Sequence[Context], *, unfinished: bool
+    ) -> tuple[EncodedContext, ...]:
         """What the daemon and the kernel told until the end, its last Message IDs and numbers among it."""
-        last = {
-            event.identifier: event.sa
-            for event in self._drain()
-            if isinstance(event, SecurityAssociationDeleted) and event.sa is not None
-        }
         tracker = self.daemon.link.tracker
-        if tracker.session_of(record.mn_address) is None and any(tracker.knows(sa.spis) for sa in ike_sas_of(before)):
+        told = tracker.session_of(record.mn_address)
+        last = self._last_of(children_of(before if told is None else told.contexts))
+        if told is None and any(tracker.knows(sa.spis) for sa in ike_sas_of(before)):
             raise LocalError("the daemon does not tell its session whole any more")
+        if unfinished:
+            ours = {identifier for child in children_of(self._decoded(record)) for identifier in identifiers(child)}
+            last = {identifier: sa for identifier, sa in last.items() if identifier not in ours}
         after = self._as_told(record, last, exact=True)
         for child in children_of(after):
             if identifiers(child)[0] not in last and self.daemon.in_kernel:
                 log.warning("the last number of %s is not known: it goes on at its ceiling", identifiers(child)[0])
         self.daemon.unknow(ike_sas_of(before))
         return tuple(encode(context, self._context_types) for context in after)
+
+    def _last_of(self, children: Iterable[IpsecSaContext]) -> Kernel:
+        """What the kernel told when the SAs of these went."""
+        self._deleted.update(
+            (event.identifier, event.sa)
+            for event in self._drain()
+            if isinstance(event, SecurityAssociationDeleted) and event.sa is not None
+        )
+        wanted = {identifier for child in children for identifier in identifiers(child)}
+        found = {identifier: self._deleted.pop(identifier) for identifier in wanted & self._deleted.keys()}
+        for identifier in list(self._deleted)[:-DELETED]:  # what the daemon deleted by itself, and nobody asks for
+            del self._deleted[identifier]
+        return found
 
     # --- the rest of a sink -----------------------------------------------------------------------------------------
 
@@ -233,6 +262,8 @@ class StrongswanSink(XfrmSink):
 
     def current(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
         """The record's contexts as they are while they are in use: each number may be higher already."""
+        if record.mn_address in self._coming:  # the kernel's numbers are not the session's yet
+            return record.contexts
         told = {_key(context): context for context in self._as_told(record, self._kernel_of(record))}
         return tuple(
             item if _key(context) is None else encode(told.get(_key(context), context), self._context_types)
