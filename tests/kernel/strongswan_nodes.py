@@ -94,8 +94,12 @@ class Nodes:
 
     async def rows(self, name: str, kind: Kind, state: str = "owned") -> list[dict[str, Any]]:
         """Its CHILD_SAs, of ``cxtp sessions``."""
+        return await self.rows_of(name, str(kind.client), state)
+
+    async def rows_of(self, name: str, peer: str, state: str = "owned") -> list[dict[str, Any]]:
+        """Those with a peer at that address."""
         answer = await self.ask(name, "gateway-sessions")
-        return [row for row in answer["sessions"] if row["peer"] == str(kind.client) and row["state"] == state]
+        return [row for row in answer["sessions"] if row["peer"] == peer and row["state"] == state]
 
     async def ike_rows(self, name: str, kind: Kind, state: str = "owned") -> list[dict[str, Any]]:
         """Its IKE_SAs, of ``cxtp sessions``."""

@@ -17,7 +17,7 @@ from cxtp.adapters.strongswan_ha import HaMessage, HaMessageType
 from cxtp.adapters.xfrm import PolicyAction, SecurityAssociation, XfrmClient
 from cxtp.control import CommandFailed
 from kernel.strongswan import Bed, bed
-from kernel.strongswan_kinds import KINDS, Kind
+from kernel.strongswan_kinds import KINDS, SHARED, Kind
 from kernel.strongswan_nodes import Nodes, nodes, until
 from kernel.test_strongswan_gateway import agree, child_spis, lives, spis
 
@@ -258,6 +258,45 @@ def test_a_daemon_that_is_started_anew(made: Bed, tmp_path: Path) -> None:
             await hosts.move(kind, "b", "a")
             await lives(hosts, kind, "a")
             assert hosts.replayed() == {}
+
+    asyncio.run(main())
+
+
+def test_a_peer_that_moves_by_itself(made: Bed, tmp_path: Path) -> None:
+    """MOBIKE (RFC 4555): the daemon tells nobody, its list does; the session is known by the new address, and moves."""
+    kind, client = KINDS["mobike"], made.client
+    elsewhere = kind.client + 100
+
+    def ip(*words: str) -> None:
+        made.network.run("client", "ip", *words)
+
+    def client_address() -> str:
+        ((_, sa),) = client.ike_sas()
+        return str(sa["local-host"])
+
+    async def main() -> None:
+        client.load({kind.name: {**client.connections[kind.name], "local_addrs": ["%any"]}})
+        ip("route", "add", f"{SHARED[4]}/32", "dev", "eth0", "src", str(kind.client))
+        try:
+            async with connected(made, tmp_path, kind) as hosts:
+                before = spis(client, kind), child_spis(client, kind)
+                ip("addr", "add", f"{elsewhere}/32", "dev", "eth0")
+                ip("route", "replace", f"{SHARED[4]}/32", "dev", "eth0", "src", str(elsewhere))
+                ip("addr", "del", f"{kind.client}/32", "dev", "eth0")
+                # Which of the gateway's addresses answers first is the client's choice (docs/strongswan.md, MOBIKE).
+                await until(lambda: client_address() != str(kind.client), "the client is elsewhere")
+                now = client_address()
+                await until(lambda: hosts.rows_of("a", now), f"the session is known by {now}")
+                assert not await hosts.rows("a", kind)
+                assert (spis(client, kind), child_spis(client, kind)) == before
+                assert (await hosts.counters("a"))["sessions.peers_moved"] == 1
+                await hosts.ask("a", "move", mn_address=now, to="b")
+                await lives(hosts, kind, "b", learned=False)
+                assert await hosts.rows_of("b", now)
+        finally:
+            ip("route", "del", f"{SHARED[4]}/32")
+            ip("addr", "add", f"{kind.client}/32", "dev", "eth0")
+            ip("addr", "del", f"{elsewhere}/32", "dev", "eth0")
 
     asyncio.run(main())
 

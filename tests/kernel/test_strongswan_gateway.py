@@ -54,7 +54,7 @@ async def agree(client: Charon, gateway: Charon, kind: Kind, count: int) -> None
     await until(same, f"{kind.name} the same at both ends: {client.ike_sas()} {gateway.ike_sas()}")
 
 
-async def lives(hosts: Nodes, kind: Kind, name: str) -> None:
+async def lives(hosts: Nodes, kind: Kind, name: str, *, learned: bool = True) -> None:
     """What happens to a session in its life, from either side, at the gateway that has it."""
     client, gateway = hosts.bed.client, hosts.bed.gateways[name]
     for daemon in (client, gateway):
@@ -67,7 +67,8 @@ async def lives(hosts: Nodes, kind: Kind, name: str) -> None:
         await until(lambda old=old: spis(client, kind).isdisjoint(old), "the IKE_SA is rekeyed")
         await agree(client, gateway, kind, kind.children)
         hosts.bed.echo(kind, name, count=2)
-    await hosts.learned(name, kind)
+    if learned:
+        await hosts.learned(name, kind)
 
 
 def complaints(daemon: Charon, kind: Kind) -> list[str]:
