@@ -52,3 +52,16 @@ def test_results_as_json() -> None:
     floors = [row["name"] for row in rows if row["ratio"] is None]
     assert floors == ["asymmetric, SK_* from shared secret"]
     assert len(rows) == 4
+
+
+def test_the_strongswan_benchmark_runs() -> None:
+    if shutil.which("linux.uml") is None and not os.environ.get("CI"):
+        pytest.skip("needs linux.uml (Debian package user-mode-linux)")
+    if not Path("/usr/lib/ipsec/plugins/libstrongswan-ha.so").exists() and not os.environ.get("CI"):
+        pytest.skip("needs strongSwan (Debian packages strongswan-charon, libcharon-extra-plugins)")
+    command = [sys.executable, "-m", "bench", "--sessions", "4", "strongswan"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
+    assert result.returncode == 0, result.stderr
+    assert "(a) ha resync: 4 of 4 IKE_SAs arrive whole" in result.stdout
+    assert "(b) ours: 4 of 4 IKE_SAs and 4 CHILD_SAs at B, none rekeyed, 4 of 4 clients answered there" in result.stdout
+    assert "(c) IKE_SA_INIT and IKE_AUTH" in result.stdout
