@@ -174,7 +174,7 @@ def strongswan(counts: tuple[int, ...]) -> Report:
 def _in_a_kernel(count: int) -> dict[str, Any]:
     root = Path(__file__).parents[1]
     program = [sys.executable, "-m", "bench.strongswan", str(count)]
-    command = [root / "script" / "kernel", "--memory", "1024", "--timeout", "900", *program]
+    command = [root / "script" / "kernel", "--memory", "1024", "--timeout", "1800", *program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
     if done.returncode:
         raise SystemExit(f"the kernel's part failed:\n{done.stdout}{done.stderr}")
@@ -209,7 +209,9 @@ def _notes(told: dict[str, Any]) -> list[str]:
         f"(a) CHILD_SAs at B: {own['child_sas_then']} at that moment, {own['child_sas']} after {own['seconds']:.1f} s, "
         f"when A had rekeyed {own['rekeyed']} of {count} with their clients",
         f"(b) ours: {moved['ike_sas']} of {count} IKE_SAs and {moved['child_sas']} CHILD_SAs at B, none rekeyed, "
-        f"{moved['answers']} of {count} clients answered there; {moved['seconds']:.1f} s; "
+        f"{moved['exact']} of {count} with exact sequence numbers",
+        f"(b) {moved['answers']} of {count} clients answered there; "
+        f"{moved['seconds']:.1f} s, {moved['at_once']} at once; "
         f"all learned {moved['learned']:.1f} s after the last was established",
         f"(c) IKE_SA_INIT and IKE_AUTH: {anew['each'] * count:.1f} s, {AT_ONCE} at once "
         f"(gateway's processor {anew['processor_each'] * 1e3:.1f} ms each)",

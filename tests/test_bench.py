@@ -63,5 +63,6 @@ def test_the_strongswan_benchmark_runs() -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
     assert result.returncode == 0, result.stderr
     assert "(a) ha resync: 4 of 4 IKE_SAs arrive whole" in result.stdout
-    assert "(b) ours: 4 of 4 IKE_SAs and 4 CHILD_SAs at B, none rekeyed, 4 of 4 clients answered there" in result.stdout
+    assert "(b) ours: 4 of 4 IKE_SAs and 4 CHILD_SAs at B, none rekeyed" in result.stdout
+    assert "4 of 4 clients answered there" in result.stdout
     assert "(c) IKE_SA_INIT and IKE_AUTH" in result.stdout
