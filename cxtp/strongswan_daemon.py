@@ -46,6 +46,9 @@ ACTIVATION_DELAY = 0.005
 FEED_TIMEOUT = 2.0
 """Seconds until what was told is told anew."""
 
+LOOKS = 4
+"""That many are taken whatever the time: one at a thousand IKE_SAs may take a second."""
+
 ATTEMPTS = 3
 QUIET_TIMEOUT = 12.0
 """Seconds that a session's exchanges may take before it leaves: the plugin deletes what was rekeyed after five."""
@@ -64,11 +67,12 @@ class UnknownConnection(RemoteError):
 
 
 async def until(holds: Callable[[], Awaitable[bool]], seconds: float) -> bool:
-    """Ask again and again, ever less often; whether it came to hold in that time."""
-    end, pause = time.monotonic() + seconds, _POLL
+    """Ask again and again, ever less often; whether it came to hold in that time, or within LOOKS."""
+    end, pause, looks = time.monotonic() + seconds, _POLL, 1
     while not await holds():
-        if time.monotonic() >= end:
+        if time.monotonic() >= end and looks >= LOOKS:
             return False
+        looks += 1
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_POLL)
     return True

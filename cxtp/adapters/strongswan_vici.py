@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,9 @@ TIMEOUT = 10.0
 
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred, see unix(7)
 _ROUNDING = 2.0  # seconds
+
+UNSPECIFIED = IPv4Address(0)
+"""In place of an address that the daemon does not have yet."""
 
 T = TypeVar("T")
 
@@ -213,7 +216,9 @@ def _number(values: Mapping[str, Any], name: str) -> int | None:
 
 
 def _host(values: Mapping[str, Any], side: str) -> HostAddress:
-    address: IPAddress = ip_address(_text(values[f"{side}-host"]))
+    text = _text(values[f"{side}-host"])
+    # So it is of an IKE_SA that the daemon was told of by IKE_ADD alone, until the IKE_UPDATE.
+    address: IPAddress = UNSPECIFIED if text.startswith("%any") else ip_address(text)
     return HostAddress(address, _number(values, f"{side}-port") or 0)
 
 

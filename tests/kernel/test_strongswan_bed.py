@@ -5,6 +5,7 @@ Also what docs/strongswan.md and the printed configuration say of the daemon: it
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -25,13 +26,14 @@ from cxtp.adapters.strongswan_ha import (
     ExportedSession,
     HaMessage,
     HaMessageType,
+    IkeSaId,
     activation,
     build_message,
     deletion,
     heartbeat,
 )
 from cxtp.adapters.strongswan_ha.link import HaLink
-from cxtp.adapters.strongswan_vici import ha_version
+from cxtp.adapters.strongswan_vici import Daemon, ha_version
 from cxtp.adapters.xfrm import XfrmClient
 from cxtp.kernel_learning import keys_of
 from cxtp.strongswan_config import DAEMON_ADDRESS, NODE_ADDRESS
@@ -200,6 +202,34 @@ def _bind_as_nobody() -> None:
         os._exit(error.errno or 1)
     finally:
         os._exit(0)
+
+
+def test_a_look_between_two_messages(made: Bed, listener: Listener) -> None:
+    """B was told an IKE_ADD and nothing more: its list has an IKE_SA without addresses."""
+    kind = KINDS["psk-gcm"]
+    up(made, kind)
+    (ike_sa,) = [sa for sa in listener.wait(kind).contexts if isinstance(sa, IkeSaContext)]
+    (told,) = [
+        message
+        for message in listener.messages
+        if message.type is HaMessageType.IKE_ADD
+        and message.first(Attribute.IKE_ID) == IkeSaId(2, ike_sa.spis, ike_sa.initiator)
+    ]
+    with made.network.inside("b"):
+        link = HaLink(NODE_ADDRESS, DAEMON_ADDRESS, listener.link.version)
+    daemon = Daemon(made.gateways["b"].vici)
+    try:
+        link.send([told])
+        until(lambda: asyncio.run(daemon.ike_sas()), "B lists it")
+        (seen,) = asyncio.run(daemon.ike_sas())
+        assert (seen.spis, seen.state) == (ike_sa.spis, "CONNECTING")
+        assert seen.local_host.address.is_unspecified
+        assert seen.remote_host.address == kind.client
+        link.send([deletion(ike_sa.spis, ike_sa.initiator, listener.link.version)])
+        until(lambda: not asyncio.run(daemon.ike_sas()), "it is gone")
+    finally:
+        daemon.close()
+        link.close_socket()
 
 
 @pytest.mark.parametrize(("pool", "given_out_again"), [("p4", True), ("own", False)])
