@@ -22,9 +22,13 @@ from .store.records import SessionRecord, SessionState
 log = logging.getLogger(__name__)
 
 
+REFRESH = 300.0
+"""Seconds after which the standby is asked about a session in which nothing moves: it may have taken it over."""
+
+
 class Replicator:
     """A task beside a node.  ``standby``: the router that gets the replicas; ``interval`` in seconds, ``packets``: how
-    many an SA may receive or send before its numbers are sent anew, whichever comes first."""
+    many an SA may receive or send before its numbers are sent anew, whichever comes first; ``refresh`` in seconds."""
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Replicator:
         *,
         interval: float = 1.0,
         packets: int = 1000,
+        refresh: float = REFRESH,
         context_types: ContextTypes = ContextTypes(),
     ) -> None:
         self._node = node
@@ -41,8 +46,10 @@ class Replicator:
         self._standby = standby
         self._interval = interval
         self._packets = packets
+        self._refresh = refresh
         self._context_types = context_types
         self._sent: dict[IPAddress, dict[int, tuple[int, int]]] = {}
+        self._asked: dict[IPAddress, float] = {}
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -68,6 +75,7 @@ class Replicator:
         for record in list(sessions.store.records(on_damaged=lambda address, error: None)):
             if record.state is not SessionState.OWNED:
                 self._sent.pop(record.mn_address, None)
+                self._asked.pop(record.mn_address, None)
                 continue
             try:
                 if record.mn_address in sessions.waiting:
@@ -89,16 +97,19 @@ class Replicator:
             for context in current
             if isinstance(context, IpsecSaContext)
         }
+        now = self._node.clock()
         sent = self._sent.get(mn_address)
-        if sent is not None and sent.keys() == numbers.keys() and all(
-            max(now - before for now, before in zip(numbers[spi], sent[spi], strict=True)) < packets for spi in sent
-        ):
-            return False
+        if now - self._asked.get(mn_address, -self._refresh) >= self._refresh:
+            sent = None
+        if sent is not None and sent.keys() == numbers.keys():
+            moved = (n - before for spi in sent for n, before in zip(numbers[spi], sent[spi], strict=True))
+            if max(moved, default=0) < packets:
+                return False
         assigned = await self._node.sessions.assign_standby(mn_address, self._standby)
         if assigned is None:
             return False
         await self._node.replicas.ask(replace(assigned, contexts=self._with_ceilings(assigned, current)))
-        self._sent[mn_address] = numbers
+        self._sent[mn_address], self._asked[mn_address] = numbers, now
         return True
 
     def _with_ceilings(self, record: SessionRecord, current: Sequence[Context]) -> tuple[EncodedContext, ...]:
