@@ -18,10 +18,10 @@ from contexts.ipsec import IpsecSaContext
 
 from .adapters.xfrm import Group, Namespace, XfrmClient, XfrmError, XfrmEvents
 from .adapters.xfrm.constants import MessageType
-from .adapters.xfrm.values import Mark, SecurityAssociationId
+from .adapters.xfrm.values import SecurityAssociationId
 from .config import ContextTypes
 from .errors import CxtpError
-from .kernel_contexts import PROTOCOLS
+from .kernel_contexts import inbound_id, outbound_id
 from .kernel_keeper import REST
 from .kernel_learning import NotLearned, learn
 from .kernel_sink import XfrmSink
@@ -138,8 +138,8 @@ class KernelAgent:
             for context in self._decoded(held)
             if isinstance(context, IpsecSaContext)
             and context.inbound_spi not in current
-            and _inbound(context) in there
-            and _outbound(context) not in there
+            and inbound_id(context) in there
+            and outbound_id(context) not in there
         )
 
     def _still(
@@ -161,7 +161,7 @@ class KernelAgent:
     def _is_there(self, context: IpsecSaContext) -> bool:
         try:
             # The outbound half decides, while there is one: the inbound one of an SA that was rekeyed stays a while.
-            self._client.async_event(_inbound(context) if is_spent(context) else _outbound(context))
+            self._client.async_event(inbound_id(context) if is_spent(context) else outbound_id(context))
         except XfrmError:
             return False
         return True
@@ -206,20 +206,6 @@ class KernelAgent:
                 self._sessions.counters["look_failed"] += 1
                 log.error("the kernel could not be looked at: %s", error)
             await asyncio.sleep(REST * (time.monotonic() - started))  # with many sessions a look takes long
-
-
-def _inbound(context: IpsecSaContext) -> SecurityAssociationId:
-    return _identifier(context, context.local_host.address, context.inbound_spi)
-
-
-def _outbound(context: IpsecSaContext) -> SecurityAssociationId:
-    return _identifier(context, context.remote_host.address, context.outbound_spi)
-
-
-def _identifier(context: IpsecSaContext, destination: IPAddress, spi: int) -> SecurityAssociationId:
-    unit = context.processing_unit
-    mark = Mark(unit.mark or 0, unit.mark_mask or 0) if unit and (unit.mark or unit.mark_mask) else None
-    return SecurityAssociationId(destination, spi, PROTOCOLS[context.proposal.protocol], mark)
 
 
 def _spis(contexts: Iterable[Context]) -> frozenset[tuple[int, int]]:

@@ -113,7 +113,7 @@ def _pair(context: IpsecSaContext, restored: RestoredSession, ceiling: int, now:
         replay=sending.to_replay_state(),
         lifetime=replace(lifetime, hard_packets=fence),
         usage=Usage(context.lifetime.octets.used, used, made),
-        mark=None if not (unit.mark or unit.mark_mask) else Mark(unit.mark or 0, unit.mark_mask or 0),
+        mark=_mark(context),
         interface_id=unit.if_id or None,
     )
     suite = suite_of(context.proposal, keys.inbound_encryption, keys.inbound_integrity)
@@ -262,12 +262,34 @@ def _networks(first: IPAddress, last: IPAddress) -> list[IPv4Network | IPv6Netwo
     return found
 
 
+def inbound_id(context: IpsecSaContext) -> SecurityAssociationId:
+    """What the kernel finds its inbound SA by."""
+    return _identifier(context, context.local_host.address, context.inbound_spi)
+
+
+def outbound_id(context: IpsecSaContext) -> SecurityAssociationId:
+    """What the kernel finds its outbound SA by."""
+    return _identifier(context, context.remote_host.address, context.outbound_spi)
+
+
+def _identifier(context: IpsecSaContext, destination: IPAddress, spi: int) -> SecurityAssociationId:
+    return SecurityAssociationId(destination, spi, PROTOCOLS[context.proposal.protocol], _mark(context))
+
+
+def _mark(context: IpsecSaContext) -> Mark | None:
+    unit = context.processing_unit or ProcessingUnit()
+    return Mark(unit.mark or 0, unit.mark_mask or 0) if unit.mark or unit.mark_mask else None
+
+
 def updated(
-    pair: Pair, last: Mapping[SecurityAssociationId, SecurityAssociation], now: float, *, exact: bool
+    context: IpsecSaContext,
+    last: Mapping[SecurityAssociationId, SecurityAssociation],
+    now: float,
+    *,
+    exact: bool,
 ) -> IpsecSaContext:
-    """The pair's context with the counters of its SAs in ``last``; as it was where they are not there."""
-    context = pair.context
-    out, back = last.get(pair.outbound.identifier), last.get(pair.inbound.identifier)
+    """The context with the counters of its SAs in ``last``; as it was where they are not there."""
+    out, back = last.get(outbound_id(context)), last.get(inbound_id(context))
     numbers, window, lifetime = context.sequence_numbers, context.window, context.lifetime
     if out is not None:
         knowledge = CounterKnowledge.EXACT if exact else CounterKnowledge.AT_LEAST

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from contexts.base import Context, decode, encode
@@ -36,7 +36,7 @@ from .adapters.xfrm.values import (
     SecurityPolicy,
 )
 from .config import ContextTypes
-from .kernel_contexts import Pair, pairs_of, updated
+from .kernel_contexts import Pair, inbound_id, outbound_id, pairs_of, updated
 from .messages import EncodedContext
 from .store.records import SessionRecord
 
@@ -111,7 +111,7 @@ class XfrmSink:
         for pair in pairs:
             if pair.outbound.identifier not in last and not is_spent(pair.context):
                 log.warning("the last number of %s is not known: it goes on at its ceiling", pair.outbound.identifier)
-        return self._encoded(record, pairs, last, exact=True)
+        return self._encoded(record, last, exact=True)
 
     async def discard(self, record: SessionRecord) -> None:
         """The session is elsewhere, and its traffic too: the policies that block it go."""
@@ -136,37 +136,37 @@ class XfrmSink:
 
     async def raise_ceiling(self, ceiling: SessionRecord) -> None:
         """Further packets for the outbound SAs; their counters stay the kernel's own."""
-        pairs = self._pairs(ceiling, ceiling)
-        present = self._present([pair.outbound.identifier for pair in pairs])
+        contexts = self._associations(ceiling)
+        present = self._present([outbound_id(context) for context in contexts])
         todo, reports = [], []
-        for pair in pairs:
-            sa = present.get(pair.outbound.identifier)
+        for context in contexts:
+            sa = present.get(outbound_id(context))
             if sa is None:
                 continue
-            room = pair.context.sequence_numbers.outbound - numbers_of(sa).outbound
+            room = context.sequence_numbers.outbound - numbers_of(sa).outbound
             hard = sa.usage.packets + max(room, 0)
-            limit = pair.context.lifetime.packets.hard
+            limit = context.lifetime.packets.hard
             lifetime = replace(sa.lifetime, hard_packets=hard if limit is None else min(hard, limit))
             # An update takes limits alone; replay state and counters stay as they are (net/xfrm/xfrm_state.c).
             todo.append(requests.update_security_association(replace(sa, lifetime=lifetime)))
-            reports += self._reports(pair)
+            reports += self._reports(context, sa)
         self._do_all(todo)
         self.client.execute(reports)  # where one fails, the kernel tells more often than it need
 
-    def _reports(self, pair: Pair) -> list[Request]:
+    def _reports(self, context: IpsecSaContext, outbound: SecurityAssociation) -> list[Request]:
         """Also SAs that somebody else made are to be told of: by themselves the kernel tells of every second packet."""
         if not self._report_after:
             return []
+        halves = ((outbound_id(context), outbound.source), (inbound_id(context), outbound.destination))
         return [
-            requests.set_async_event(AsyncEvent(half.identifier, half.source, replay_threshold=self._report_after))
-            for half in (pair.inbound, pair.outbound)
+            requests.set_async_event(AsyncEvent(identifier, source, replay_threshold=self._report_after))
+            for identifier, source in halves
         ]
 
     def current(self, record: SessionRecord) -> tuple[EncodedContext, ...]:
         """The contexts as they are while the SAs are in use: each number may be higher already."""
-        pairs = self._pairs(record, record)
-        present = self._present([sa.identifier for pair in pairs for sa in (pair.inbound, pair.outbound)])
-        return self._encoded(record, pairs, present, exact=False)
+        wanted = [find(context) for context in self._associations(record) for find in (inbound_id, outbound_id)]
+        return self._encoded(record, self._present(wanted), exact=False)
 
     # --- contexts ---------------------------------------------------------------------------------------------------
 
@@ -185,21 +185,23 @@ class XfrmSink:
     def _encoded(
         self,
         record: SessionRecord,
-        pairs: Iterable[Pair],
         last: Mapping[SecurityAssociationId, SecurityAssociation],
         *,
         exact: bool,
     ) -> tuple[EncodedContext, ...]:
         now = self._wall_clock()
-        by_spi = {pair.context.inbound_spi: updated(pair, last, now, exact=exact) for pair in pairs}
 
         def encoded(item: EncodedContext) -> EncodedContext:
             context: Context = decode(item, self._context_types)
             if isinstance(context, IpsecSaContext):
-                return encode(by_spi[context.inbound_spi], self._context_types)
+                return encode(updated(context, last, now, exact=exact), self._context_types)
             return item
 
         return tuple(map(encoded, record.contexts))
+
+    def _associations(self, record: SessionRecord) -> list[IpsecSaContext]:
+        contexts = (decode(item, self._context_types) for item in record.contexts)
+        return [context for context in contexts if isinstance(context, IpsecSaContext)]
 
     def _reporting(self, sa: SecurityAssociation) -> SecurityAssociation:
         """The same, with the number of packets after which the kernel tells its numbers."""

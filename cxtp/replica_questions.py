@@ -23,7 +23,7 @@ from .roles.events import (
     TransferUnconfirmed,
 )
 from .roles.previous_router import PreviousRouter
-from .session_replicas import NotOwnerAnyMore, ReplicaUnconfirmed
+from .session_replicas import NotOwnerAnyMore, ReplicaRefused, ReplicaUnconfirmed
 from .sessions import Sessions
 from .store.records import SessionRecord
 
@@ -83,8 +83,10 @@ class ReplicaQuestions:
                 self.counters["later_owner"] += 1
                 await self._sessions.depose(mn_address, record.generation)
                 raise
-            except ReplicaUnconfirmed:
+            except ReplicaUnconfirmed as error:
                 self.counters["unconfirmed"] += 1
+                if isinstance(error, ReplicaRefused):
+                    await self._sessions.step_up(mn_address, record.generation)
                 raise
         self.counters["confirmed"] += 1
 
@@ -107,6 +109,10 @@ class ReplicaQuestions:
             future.set_result(None)
         elif isinstance(event, TransferRefused) and any(s.status == StatusCode.STALE for s in event.statuses):
             future.set_exception(NotOwnerAnyMore(f"the standby of {event.mn_address} knows a later owner"))
+        elif isinstance(event, TransferRefused) and any(
+            status.status == StatusCode.INSTALL_FAILED for status in event.statuses
+        ):
+            future.set_exception(ReplicaRefused(f"the standby of {event.mn_address} does not keep it"))
         else:
             future.set_exception(ReplicaUnconfirmed(f"the standby of {event.mn_address} did not confirm"))
         return True

@@ -24,6 +24,10 @@ from .store.records import SessionRecord, SessionState
 log = logging.getLogger(__name__)
 
 
+REFRESH = 300.0
+"""Seconds after which the standby is asked about a session in which nothing moves: it may have taken it over."""
+
+
 @dataclass(frozen=True)
 class _Numbers:
     """What a replica is sent anew for: sequence numbers out and in by inbound SPI, Message IDs by IKE_SA."""
@@ -53,7 +57,7 @@ class _Numbers:
 
 class Replicator:
     """A task beside a node.  ``standby``: the router that gets the replicas; ``interval`` in seconds, ``packets``: how
-    many an SA may receive or send before its numbers are sent anew, whichever comes first."""
+    many an SA may receive or send before its numbers are sent anew, whichever comes first; ``refresh`` in seconds."""
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class Replicator:
         *,
         interval: float = 1.0,
         packets: int = 1000,
+        refresh: float = REFRESH,
         context_types: ContextTypes = ContextTypes(),
     ) -> None:
         self._node = node
@@ -70,8 +75,10 @@ class Replicator:
         self._standby = standby
         self._interval = interval
         self._packets = packets
+        self._refresh = refresh
         self._context_types = context_types
         self._sent: dict[IPAddress, _Numbers] = {}
+        self._asked: dict[IPAddress, float] = {}
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -97,6 +104,7 @@ class Replicator:
         for record in list(sessions.store.records(on_damaged=lambda address, error: None)):
             if record.state is not SessionState.OWNED:
                 self._sent.pop(record.mn_address, None)
+                self._asked.pop(record.mn_address, None)
                 continue
             try:
                 if record.mn_address in sessions.waiting:
@@ -113,14 +121,15 @@ class Replicator:
     async def _replicate(self, record: SessionRecord, packets: int) -> bool:
         mn_address = record.mn_address
         current = [decode(item, self._context_types) for item in self._sink.current(record)]
-        numbers, sent = _Numbers.of(current), self._sent.get(mn_address)
-        if sent is not None and not numbers.went_on_from(sent, packets):
+        numbers, sent, now = _Numbers.of(current), self._sent.get(mn_address), self._node.clock()
+        is_due = now - self._asked.get(mn_address, -self._refresh) >= self._refresh
+        if sent is not None and not is_due and not numbers.went_on_from(sent, packets):
             return False
         assigned = await self._node.sessions.assign_standby(mn_address, self._standby)
         if assigned is None:
             return False
         await self._node.replicas.ask(replace(assigned, contexts=self._with_ceilings(assigned, current)))
-        self._sent[mn_address] = numbers
+        self._sent[mn_address], self._asked[mn_address] = numbers, now
         return True
 
     def _with_ceilings(self, record: SessionRecord, current: Sequence[Context]) -> tuple[EncodedContext, ...]:

@@ -209,6 +209,7 @@ class SessionBook:
                 for earlier in self._sinks[:count]:
                     await earlier.remove(record)
                 raise
+        self.waiting.pop(record.mn_address, None)
         self._tell_activated(record)
 
     # --- listeners --------------------------------------------------------------------------------------------------

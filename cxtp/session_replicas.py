@@ -29,8 +29,17 @@ from .store.records import SessionRecord, SessionState
 log = logging.getLogger(__name__)
 
 
+TAKE_OVER_STEP = 1 << 20
+"""Generations by which a take-over goes ahead: an owner may have come further than its standby knows, by one for each
+move that was refused and for each rekeying, and must find itself deposed all the same."""
+
+
 class ReplicaUnconfirmed(LocalError):
     """The standby did not answer, or did not take the replica: nothing may be sent above what it knows."""
+
+
+class ReplicaRefused(ReplicaUnconfirmed):
+    """The standby will not keep this generation any more: a move to it was refused, or it was told to forget it."""
 
 
 class NotOwnerAnyMore(LocalError):
@@ -123,7 +132,7 @@ class ReplicaSteps(SessionBook):
             record = replace(
                 replica,
                 state=SessionState.OWNED if taken else SessionState.RELEASED,
-                generation=replica.generation + 1,
+                generation=replica.generation + TAKE_OVER_STEP,
                 contexts=tuple(encode(context, self._context_types) for context in contexts) if taken else (),
                 transfer_id=None,
                 updated=now,
@@ -158,6 +167,17 @@ class ReplicaSteps(SessionBook):
             await self._keep(assigned)
             return assigned
 
+    async def step_up(self, mn_address: IPAddress, generation: int) -> None:
+        """The standby refuses this generation for good: the next question is about the next one, of the same owner."""
+        async with self._alone(mn_address) as record:
+            if record is None or (record.state, record.generation) != (SessionState.OWNED, generation):
+                return
+            await self._keep(replace(record, generation=generation + 1))
+            planned = self.waiting.get(mn_address)
+            if planned is not None:
+                start, ceiling = (replace(item, generation=generation + 1) for item in planned)
+                self.waiting[mn_address] = start, ceiling
+
     async def go_on(self, mn_address: IPAddress) -> bool:
         """A session that waits for its standby, since this machine was started anew or a move was refused: ask, then
         use it.  Gives whether it is in use now."""
@@ -166,7 +186,7 @@ class ReplicaSteps(SessionBook):
                 self.waiting.pop(mn_address, None)
                 return False
             planned = self.waiting.get(mn_address)
-            if planned is None:
+            if planned is None or planned[1].generation != record.generation:
                 planned = record, self._ceiling(record)
                 await self._keep(planned[1])
                 self.waiting[mn_address] = planned  # each further try is for the same one
@@ -176,8 +196,9 @@ class ReplicaSteps(SessionBook):
         async with self._alone(mn_address) as now:
             if now is None or (now.state, now.generation) != (SessionState.OWNED, record.generation):
                 return False
+            if mn_address not in self.waiting:
+                return True  # it came by a transfer meanwhile, and is in use by that
             await self._install(start, ceiling)
-            self.waiting.pop(mn_address, None)
             return True
 
     async def is_withdrawn(self, held: SessionRecord) -> bool:

@@ -396,7 +396,9 @@ class Sessions(ReplicaSteps):
         """It was written down as ours and can't be used.  S=0 is true only once the disk says so too."""
         statuses = of_all(getattr(error, "status", StatusCode.INSTALL_FAILED))
         left = self._tombstone(record)
-        if held is not None and held.contexts:
+        if held is not None and held.state is SessionState.OWNED:
+            await self._leave(held)  # it had a later owner, as the transfer proves, and is out of use here by now
+        elif held is not None and held.contexts:
             left = replace(held, generation=record.generation)
         try:
             await self._keep(left, self.decoded(left))

@@ -26,7 +26,7 @@ from contexts.values import (
 from .adapters.xfrm.replay import Numbers, numbers_of
 from .adapters.xfrm.values import SecurityAssociation, SecurityAssociationId
 from .errors import CxtpError
-from .kernel_contexts import PROTOCOLS
+from .kernel_contexts import inbound_id, outbound_id
 from .kernel_learning import context_lifetime, keys_of
 
 Found = Mapping[SecurityAssociationId, SecurityAssociation]
@@ -34,11 +34,7 @@ Found = Mapping[SecurityAssociationId, SecurityAssociation]
 
 def identifiers(context: IpsecSaContext) -> tuple[SecurityAssociationId, SecurityAssociationId]:
     """Its outbound and its inbound SA."""
-    protocol = PROTOCOLS[context.proposal.protocol]
-    return (
-        SecurityAssociationId(context.remote_host.address, context.outbound_spi, protocol),
-        SecurityAssociationId(context.local_host.address, context.inbound_spi, protocol),
-    )
+    return outbound_id(context), inbound_id(context)
 
 
 def joined(

@@ -28,7 +28,7 @@ from cxtp.errors import CxtpError, LocalError, MalformedContext
 from cxtp.messages import EncodedContext
 from cxtp.replica import ReplicaKind, build_replica, find_replica
 from cxtp.roles.events import ContextsReceived, Peer
-from cxtp.session_replicas import NotOwnerAnyMore, ReplicaUnconfirmed
+from cxtp.session_replicas import TAKE_OVER_STEP, NotOwnerAnyMore, ReplicaUnconfirmed
 from cxtp.sessions import Sessions
 from cxtp.store.records import SessionRecord, SessionState
 from cxtp.store.sealing import StoreKey
@@ -279,8 +279,9 @@ def test_what_can_not_be_taken_over_is_given_up_with_its_reason(tmp_path: Path) 
             ):
                 encoded = tuple(map(encode, contexts))
                 record = SessionRecord(
-                    mn_address=MN, state=SessionState.OWNED, generation=10 * generation, contexts=encoded, updated=1.0
-                )
+                    mn_address=MN, state=SessionState.OWNED, generation=10 * TAKE_OVER_STEP * generation,
+                    contexts=encoded, updated=1.0,
+                )  # fmt: skip
                 event = question(record, "a", random.Random(generation))
                 assert (await node.keep_replica(event, ReplicaKind.KEEP, encoded)).accepted
                 outcome = await node.take_over(MN)

@@ -292,6 +292,22 @@ def test_what_can_not_be_installed_is_given_back_on_disk(tmp_path: Path, error: 
     asyncio.run(main())
 
 
+def test_who_owned_a_session_before_its_sender_does_not_own_it_again(tmp_path: Path) -> None:
+    """A node that was taken over from, and does not know it, is offered the session and can't install it: the sender
+    goes on under the generation of its offer, and nobody else has that one."""
+
+    async def main() -> None:
+        kernel = Kernel()
+        async with sessions(tmp_path, kernel) as current:
+            await current.load(MN, recorded_contexts())
+            kernel.refuses = LocalError("no")
+            verdict = await current.receive(received(5))
+            assert not verdict.accepted
+            assert known(current) == (SessionState.RELEASED, 5)
+
+    asyncio.run(main())
+
+
 def test_a_frozen_session_that_comes_back_and_can_not_be_installed_stays_frozen(tmp_path: Path) -> None:
     """S=0 is only true once the disk does not say OWNED any more."""
 

@@ -10,13 +10,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from simulation import scratch
 from simulation.kernel import Violation
 from simulation.mutations import MUTATIONS
+from simulation.standbys import STANDBY_MUTATIONS, StandbyWorld
 from simulation.world import World
 
 STEPS = 500
@@ -63,6 +66,33 @@ def test_a_broken_protocol_is_found(name: str) -> None:
                 except Violation:
                     return
     pytest.fail(f"{name!r} ({mutation.what}) was not found within {mutation.seeds} seeds")
+
+
+def test_standbys_take_over_and_nothing_breaks() -> None:
+    """Whole nodes that replicate; replicas are taken over from owners that are dead, cut off, or neither."""
+    moves: Counter[str] = Counter()
+    for seed in range(16):
+        with tempfile.TemporaryDirectory(dir=scratch()) as directory:
+            world = StandbyWorld(seed, Path(directory))
+            try:
+                world.run(STEPS)
+            except Violation as violation:
+                pytest.fail(f"seed {seed}: {violation}\n" + "\n".join(world.ladder))
+            moves += world.moves
+    assert moves["taken over"] > 10
+    assert moves["moved"] > 5
+
+
+@pytest.mark.parametrize("name", STANDBY_MUTATIONS)
+def test_a_broken_standby_is_found(name: str) -> None:
+    with mock.patch.object(*STANDBY_MUTATIONS[name]):
+        for seed in range(100):
+            with tempfile.TemporaryDirectory(dir=scratch()) as directory:
+                try:
+                    StandbyWorld(seed, Path(directory)).run(STEPS)
+                except Violation:
+                    return
+    pytest.fail(f"{name!r} was not found within 100 seeds")
 
 
 def test_a_failing_seed_prints_its_ladder_and_how_to_run_it_again() -> None:

@@ -48,8 +48,9 @@ RELEASE_RATE = int(os.environ.get("CXTP_RELEASE_RATE", "50000"))
 PATIENCE = 5.0
 """Seconds until the new gateway answers for the addresses, or the old one does so no more."""
 ASK_EVERY = 0.05
-SILENCE = 0.3
-"""Seconds without an answer after which nobody else has an address."""
+SILENCE = 1.0
+"""Seconds without an answer after which nobody else has an address.  A machine under load answers late, and whoever
+speaks too early has packets overtake those that are held; what comes in this time is passed on by the old gateway."""
 SETTLE = 0.02
 """Seconds in which the kernel is done with a packet that it has taken already."""
 FIRST_PREFERENCE = 20_000
@@ -66,6 +67,13 @@ class Side:
 
     def filters(self, action, verb="add"):
         """tc's commands for what is to become of the session's packets."""
+        if any(":" in source for source, _ in self.matches):
+            # Neighbours go on asking whether this gateway is there (RFC 4861, 7.3), and are not kept waiting.
+            for handle, kind in enumerate((135, 136), 1):
+                yield (
+                    f"filter replace dev {self.interface} ingress protocol ipv6 pref {FIRST_PREFERENCE - 1} "
+                    f"handle {handle} flower ip_proto icmpv6 type {kind} action pass"
+                )
         for handle, (source, destination) in enumerate(self.matches, 1):
             yield (
                 f"filter {verb} dev {self.interface} ingress protocol {'ipv6' if ':' in source else 'ip'} "

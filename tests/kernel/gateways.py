@@ -123,6 +123,7 @@ class Gateways:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.processes: list[subprocess.Popen[str]] = []
         self.moved: list[tuple[float, float]] = []
+        self._link_addresses: dict[str, str] = {}
         self._hold = hook == HOLD
         self._hooks = {name: self._hook(name, hook, environment) for name in ("a", "b")}
 
@@ -167,14 +168,32 @@ class Gateways:
         return rows
 
     async def move(self, source: str, target: str) -> None:
-        """And wait until the address is there."""
+        """And wait until the address is there, and the peer knows."""
         begin = time.monotonic()
         await self.ask(source, "move", mn_address=str(self.peer), to=target)
         await self.until(lambda: self.has_address(target))
+        if not self._hold:  # which switches the peer over when it has passed on what it held
+            await self.until(lambda: self._link_address(target) in self._neighbour())
         self.moved.append((begin, time.monotonic()))
 
     def has_address(self, name: str) -> bool:
-        return f" {SHARED[self.kind.version]}/" in self.network.run(name, "ip", "addr", "show", "dev", "eth0")
+        family = socket.AF_INET if self.kind.version == 4 else socket.AF_INET6
+        with self.network.inside(name), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((str(SHARED[self.kind.version]), 0))
+            except OSError:
+                return False
+        return True
+
+    def _neighbour(self) -> str:
+        """Where the peer thinks that the shared address is."""
+        return self.network.run("peer", "ip", "neigh", "show", str(SHARED[self.kind.version]), "dev", "eth0")
+
+    def _link_address(self, name: str) -> str:
+        if name not in self._link_addresses:
+            shown = self.network.run(name, "ip", "-br", "link", "show", "dev", "eth0")
+            self._link_addresses[name] = shown.split()[2]
+        return self._link_addresses[name]
 
     async def until(self, holds: object, seconds: float = 10) -> None:
         end = time.monotonic() + seconds

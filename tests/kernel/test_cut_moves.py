@@ -160,7 +160,7 @@ def test_a_move_cut_at_every_step(network: Network, tmp_path: Path) -> None:
                     fatal += 1
             echo.close()
             print("\n".join(f"cut before {step}" for step in cut))
-            assert len(cut) > 12
+            assert len(cut) > 10  # what goes to a kernel in one call is one step
             assert {"a", "b"} == {step[0] for step in cut}
             numbers = numbers_on_the_wire(capture, 0x2002)
             assert len(numbers) == len(set(numbers))

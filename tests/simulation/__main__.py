@@ -18,6 +18,7 @@ from pathlib import Path
 from . import STEPS_OF_A_WORLD, scratch
 from .kernel import Violation
 from .mutations import MUTATIONS
+from .standbys import StandbyWorld
 from .world import World
 
 
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--world", type=int, default=STEPS_OF_A_WORLD, help="steps of one world (default %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first world's seed")
     parser.add_argument("--seed", type=int, help="run this world alone, and print its ladder")
+    parser.add_argument("--standbys", action="store_true", help="worlds whose nodes have standbys that take over")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="break the protocol in this way")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     seed = arguments.first if arguments.seed is None else arguments.seed
     while True:
         with tempfile.TemporaryDirectory(dir=scratch()) as directory:
-            world = World(seed, Path(directory))
+            world = (StandbyWorld if arguments.standbys else World)(seed, Path(directory))
             try:
                 world.run(arguments.world)
             except Violation as violation:

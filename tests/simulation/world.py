@@ -443,12 +443,15 @@ class World:
     def _is_settled(self) -> bool:
         return not self._unsettled()
 
+    def _is_elsewhere(self, record: SessionRecord, other: SessionRecord) -> bool:
+        return other.state in (SessionState.OWNED, SessionState.FROZEN) and other.generation > record.generation
+
     def _forget_overtaken(self) -> None:
         """The operator's part (MoveOvertaken): another node is seen to have it."""
         for machine in self.machines.values():
             for record in self.durable[machine.name].values():
                 elsewhere = any(
-                    other.state in (SessionState.OWNED, SessionState.FROZEN) and other.generation > record.generation
+                    self._is_elsewhere(record, other)
                     for name in self.machines
                     if name != machine.name
                     for other in [self.durable[name].get(record.mn_address)]
