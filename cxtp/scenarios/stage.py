@@ -7,10 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from itertools import count
 
-from ..adapters.capture import PcapngWriter, PcapWriter
+from ..adapters.capture import PcapWriter, SentData
 from ..config import ProtocolConfig, Timers
 from ..constants import PORT, FeatureProfileType
 from ..errors import LocalError
@@ -33,6 +34,10 @@ BEGIN = 1_767_225_600.0
 """2026-01-01 00:00:00 UTC."""
 LATENCY = (0.004, 0.009)
 """Seconds from one party to another: a metropolitan network."""
+AHEAD = 0.05
+"""Seconds before a story begins that its routers connect: the channel stands in advance (RFC 4067, 6.2)."""
+REPEAT_AFTER = 0.05
+"""Seconds until SCTP sends again what nobody acknowledged: its timer's lower bound in ``cxtp node``."""
 INSTALLING = 0.002
 """Seconds that a router takes to store and install contexts."""
 MN_KEY = bytes(range(20))
@@ -104,6 +109,12 @@ class Stage:
         self._tasks: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._sent: dict[tuple[str, IPAddress], int] = {}
+        writer.delay = LATENCY[0]
+        ends = (named["previous"], PORT, named["new"], PORT)
+        if transport == "sctp":
+            writer.open_sctp(BEGIN - AHEAD, *ends)
+        elif transport == "tcp":
+            writer.open_tcp(BEGIN - AHEAD, *ends)
 
     def at(self, seconds: float, task: Callable[[], None]) -> None:
         """Later, from now."""
@@ -184,28 +195,39 @@ class Stage:
             kind = (message.short_name, source.address)
             number = self._sent[kind] = self._sent.get(kind, 0) + 1
             copies = self.script.fate(message, number)
-            self.say(message, build(message), source.address, destination, lost=not copies, number=number)
+            by_sctp = self.transport == "sctp" and outgoing.peer.reliable and source.reliable
+            sent = self.say(message, build(message), source.address, destination, lost=not copies, number=number)
+            delay = 0.0
+            if by_sctp and not copies and sent is not None:  # the association repeats it, and no role knows
+                copies, delay = 1, REPEAT_AFTER
+                self.at(delay, partial(self._repeat, message, sent))
             for _ in range(copies):
-                when = self.now + self._random.uniform(*LATENCY)
+                when = self.now + delay + self._random.uniform(*LATENCY)
                 heapq.heappush(self._in_flight, (when, next(self._order), build(message), source, destination))
+
+    def _repeat(self, message: Message, sent: SentData) -> None:
+        self.writer.comment = f"{message.short_name}: its last packet once more, by SCTP"
+        self.writer.repeat_sctp(self.now, sent)
 
     def say(
         self, message: Message, octets: bytes, source: IPAddress, destination: IPAddress, *, lost: bool, number: int
-    ) -> None:
+    ) -> SentData | None:
         """Into the capture, which is taken where the sender is: what is lost later is there."""
-        if isinstance(self.writer, PcapngWriter):
-            repeated = f", number {number} of its kind" if number > 1 else ""
-            self.writer.comment = f"{message.short_name}{repeated}{': lost behind this point' if lost else ''}"
+        repeated = f", number {number} of its kind" if number > 1 else ""
         mobile = self.mobile_peer.address in (source, destination)
+        what = "its last packet is lost" if self.transport == "sctp" and not mobile else "lost"
+        self.writer.comment = f"{message.short_name}{repeated}{f': {what} behind this point' if lost else ''}"
         if mobile:
             icmp = IcmpMessage(ICMP_TYPES[source.version], octets)
             self.writer.write_icmp(self.now, source, destination, build_icmp(icmp, (source, destination)))
-            return
-        if self.link is not None:
+        elif self.link is not None:
             self.link(self.now, source, destination, octets)
-            return
-        write = {"sctp": self.writer.write_sctp, "udp": self.writer.write_udp, "tcp": self.writer.write_tcp}
-        write[self.transport](self.now, source, PORT, destination, PORT, octets)
+        elif self.transport == "sctp":
+            return self.writer.write_sctp(self.now, source, PORT, destination, PORT, octets, lost=lost)
+        else:
+            write = self.writer.write_udp if self.transport == "udp" else self.writer.write_tcp
+            write(self.now, source, PORT, destination, PORT, octets)
+        return None
 
 
 def failed(contexts: Sequence[EncodedContext], status: int) -> tuple[ContextStatus, ...]:

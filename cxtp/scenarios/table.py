@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ..messages import (
     Message,
 )
 from .handover import ENDS, handover
-from .stage import GENERATION, MN_KEY, Script, Stage, failed
+from .stage import GENERATION, MN_KEY, Fate, Script, Stage, failed
 from .vpn import Vpn
 
 Contexts = tuple[IkeSaContext | IpsecSaContext, ...]
@@ -127,12 +127,20 @@ def _ask_with_null_token(stage: Stage) -> None:
     stage.new.new.request(stage.mn, stage.previous_peer, stage.now)
 
 
-def _lose(kind: type[Message], copies: int) -> Callable[[tuple[EncodedContext, ...]], Script]:
+def _first(kind: type[Message], copies: int) -> Fate:
     """The first message of a type is lost, or doubled."""
     def fate(message: Message, number: int) -> int:
         return copies if type(message) is kind and number == 1 else 1
 
-    return lambda contexts: Script(fate=fate)
+    return fate
+
+
+def _lose(kind: type[Message], copies: int) -> Callable[[tuple[EncodedContext, ...]], Script]:
+    return lambda contexts: Script(fate=_first(kind, copies))
+
+
+def _unknown_and_lost(contexts: tuple[EncodedContext, ...]) -> Script:
+    return replace(_unknown(contexts), fate=_first(ContextTransferData, 0))
 
 
 def _unknown(contexts: tuple[EncodedContext, ...]) -> Script:
@@ -186,6 +194,10 @@ _ALL = (
              _transfer(_activate, _lose(ContextTransferActivateRequest, 0), transport="udp")),
     Scenario("lost-data", "the CTD is lost on UDP, and repeated", "3.1",
              _transfer(_push, _lose(ContextTransferData, 0), transport="udp")),
+    Scenario("lost-chunk", "a CTD's DATA chunk is lost on SCTP, which sends it again with the same TSN", "3.1",
+             _transfer(_push, _lose(ContextTransferData, 0))),
+    Scenario("lost-chunk-of-several", "the same with a CTD in four packets, of which three are acknowledged", "3.1",
+             _transfer(_push, _unknown_and_lost, contexts=_LARGE)),
     Scenario("lost-reply", "the CTDR is lost on UDP; the CTD comes again, and is answered alike", "2.5.4",
              _transfer(_push, _lose(ContextTransferDataReply, 0), transport="udp")),
     Scenario("duplicate-request", "the CTAR arrives twice, and asks once", "2.5.1",

@@ -23,7 +23,6 @@ class PcapngWriter(PcapWriter):
     """
 
     def __init__(self, path: PathLike, *, mtu: int = 1500) -> None:
-        self.comment = ""
         self.hardware: dict[IPAddress, IPAddress] = {}
         super().__init__(path, mtu=mtu)
 
