@@ -128,4 +128,6 @@ def handover(
     story.ike(vpn.rekey_child(), "CHILD_SA rekeyed", from_client=False)
     story.ike(vpn.delete_child(old), "the old CHILD_SA deleted", from_client=False)
     story.pings(1 + 2 * PINGS)
+    story.stage.now = story.now
+    story.stage.close()
     return (*vpn.all_contexts(), *story.link.all_contexts())

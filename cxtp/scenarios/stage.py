@@ -29,6 +29,7 @@ from ..roles.events import (
     TransferAborted,
 )
 from ..wire import ICMP_TYPES, IcmpMessage, build, build_icmp, parse
+from .tls_link import TlsLink
 
 BEGIN = 1_767_225_600.0
 """2026-01-01 00:00:00 UTC."""
@@ -109,12 +110,17 @@ class Stage:
         self._tasks: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._sent: dict[tuple[str, IPAddress], int] = {}
+        self._tls: TlsLink | None = None
         writer.delay = LATENCY[0]
         ends = (named["previous"], PORT, named["new"], PORT)
         if transport == "sctp":
             writer.open_sctp(BEGIN - AHEAD, *ends)
         elif transport == "tcp":
             writer.open_tcp(BEGIN - AHEAD, *ends)
+        elif transport == "tls":
+            routers = (("previous.example.org", named["previous"]), ("new.example.org", named["new"]))
+            self._tls = TlsLink(writer, random.Random(seed), BEGIN - AHEAD, routers)
+            self.link = self._tls.carry
 
     def at(self, seconds: float, task: Callable[[], None]) -> None:
         """Later, from now."""
@@ -138,6 +144,11 @@ class Stage:
                 if due is not None and due <= self.now:
                     party.handle_timer(self.now)
                     self._settle()
+
+    def close(self) -> None:
+        """The routers' connection, where it has an end of its own."""
+        if self._tls is not None:
+            self._tls.close(self.now + AHEAD)
 
     def _next(self) -> float | None:
         times = [queue[0][0] for queue in (self._in_flight, self._tasks) if queue]

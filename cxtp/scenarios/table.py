@@ -84,6 +84,7 @@ def _transfer(
         stage = Stage(writer, seed, moved, script(moved), version=version, transport=transport)
         act(stage)
         stage.run()
+        stage.close()
         return vpn.all_contexts()
 
     return tell
@@ -212,11 +213,15 @@ _ALL = (
              _transfer(_activate_forged)),
     Scenario("tcp", "messages framed by their own Length, as TLS carries them", "3.1",
              _transfer(_push, transport="tcp")),
+    Scenario("tls", "mobile-reactive over TLS 1.3 with mutual certificates; the capture holds the secrets", "3.1",
+             _transfer(_activate, transport="tls")),
     Scenario("handover", "IKE_SA_INIT, IKE_AUTH, ESP via A; the session moves; ESP, liveness, rekeying via B", "1",
              _handover()),
     Scenario("handover-ipv6", "the same over IPv6", "1", _handover(version=6)),
     Scenario("handover-udp", "the same with ESP and IKE in UDP port 4500, CXTP over UDP", "1",
              _handover(udp=True, transport="udp")),
+    Scenario("handover-tls", "the same with the gateways' own link in TLS 1.3, as nodes have it by default", "1",
+             _handover(transport="tls")),
     Scenario("handover-esp-link", "the same; the gateways' own link is protected by ESP, as it has to be", "6",
              _handover(transport="esp")),
     Scenario("handover-numbers-again", "gateway B begins at sequence number 1 again: what must never be", "6",

@@ -28,8 +28,10 @@ _STATE_COOKIE, _SUPPORTED_ADDRESS_TYPES, _FORWARD_TSN_SUPPORTED = 7, 12, 0xC000 
 _ADDRESS_TYPES = {4: 5, 6: 6}  # RFC 9260, 3.3.2.1.1 and 3.3.2.1.2
 
 RECEIVER_WINDOW = 106_496
-OUTBOUND_STREAMS, INBOUND_STREAMS = 10, 65_535
-"""As Linux offers them."""
+"""Octets, as Linux offers them."""
+
+STREAMS = 1
+"""In either direction: all that ``cxtp node`` asks for."""
 
 SACK_DELAY = 0.01
 """Seconds that a receiver waits for a second packet or for something to say itself: SctpSettings' (6.2)."""
@@ -149,7 +151,7 @@ class Association:
 
     def _init(self, ends: Ends) -> bytes:
         side = self._sides[ends]
-        return struct.pack("!IIHHI", side.tag, RECEIVER_WINDOW, OUTBOUND_STREAMS, INBOUND_STREAMS, side.next_tsn)
+        return struct.pack("!IIHHI", side.tag, RECEIVER_WINDOW, STREAMS, STREAMS, side.next_tsn)
 
     def _one_after_another(self, time: float, delay: float, steps: tuple[tuple[Ends, bytes], ...]) -> None:
         """Each answers the one before."""

@@ -7,6 +7,7 @@ segments (TCP), never as a jumbo frame.  Nothing is random: the same calls give 
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import struct
 from collections.abc import Callable
@@ -66,6 +67,7 @@ class PcapWriter:
         self._pending: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._now = 0.0
+        self._advancing = False
         self._opened = 0
         self._last_time = 0.0
         self._file: BinaryIO
@@ -89,19 +91,22 @@ class PcapWriter:
         if self._file.closed:
             return
         try:
-            self._advance(float("inf"))
+            self._advance(math.inf)
             self.comment = ""
             time = self._last_time + 10 * self.delay
             for ends in list(self._connections):
                 self.close_tcp(time, *ends)
             for association in self._associations.values():
                 association.close(time)
-            self._advance(float("inf"))
+            self._advance(math.inf)
             self._file.close()
         except OSError as error:
             raise ConfigurationError(f"{self.path} can't be written: {error.strerror}") from error
         finally:
             self._file.close()
+
+    def write_secrets(self, key_log: str) -> None:
+        """TLS secrets of connections that follow, in the lines of SSLKEYLOGFILE; pcap has no place for them."""
 
     # --- what is written ----------------------------------------------------------------------------------------
 
@@ -265,13 +270,17 @@ class PcapWriter:
         self._advance(self._now)
 
     def _advance(self, time: float) -> None:
+        if self._advancing:  # what is written now comes first, and then what is due at the same time
+            return
+        self._advancing = True
         while self._pending and self._pending[0][0] <= time:
             when, _, write = heapq.heappop(self._pending)
             self._now = max(self._now, when)
             comment, self.comment = self.comment, ""
             write()
             self.comment = comment
-        if time != float("inf"):
+        self._advancing = False
+        if time != math.inf:
             self._now = max(self._now, time)
 
     # --- IP and below -------------------------------------------------------------------------------------------
