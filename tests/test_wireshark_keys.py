@@ -12,6 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from test_wireshark import tshark
+
+__all__ = ["tshark"]
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
 NAMES = sorted(path.parent.name for path in TRACES.glob("*/outer.pcap"))
@@ -32,11 +35,11 @@ def keys(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[s
     return done
 
 
-def dissected(trace: str, profile: Path) -> list[dict[str, str]]:
+def dissected(tshark: str, trace: str, profile: Path) -> list[dict[str, str]]:
     """What tshark finds in each packet with the tables in ``profile``."""
     fields = ("isakmp.exchangetype", "isakmp.enc.decrypted", "esp.spi", "esp.protocol", "esp.icv_good",
               "esp.icv_bad", "_ws.malformed")  # fmt: skip
-    command = ["tshark", "-r", str(TRACES / trace / "outer.pcap"), "-o", "esp.enable_authentication_check:TRUE"]
+    command = [tshark, "-r", str(TRACES / trace / "outer.pcap"), "-o", "esp.enable_authentication_check:TRUE"]
     command += ["-T", "fields", "-E", "separator=|", *(word for name in fields for word in ("-e", name))]
     environment = {**os.environ, "WIRESHARK_CONFIG_DIR": str(profile)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -44,14 +47,14 @@ def dissected(trace: str, profile: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("trace", NAMES)
-def test_tshark_opens_all_that_the_tables_are_for(trace: str, tmp_path: Path) -> None:
+def test_tshark_opens_all_that_the_tables_are_for(trace: str, tshark: str, tmp_path: Path) -> None:
     done = keys("--trace", TRACES / trace, "-o", tmp_path, "--json", code=1 if trace in WITHHELD else 0)
     withheld = json.loads(done.stdout)["withheld"]
     assert bool(withheld) is (trace in WITHHELD)
     assert all("CHACHA20_POLY1305" in line for line in withheld)
     for name in ("ikev2_decryption_table", "esp_sa"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
-    packets = dissected(trace, tmp_path)
+    packets = dissected(tshark, trace, tmp_path)
     ike = [packet for packet in packets if packet["isakmp.exchangetype"] not in ("", IKE_SA_INIT)]
     esp = [packet for packet in packets if packet["esp.spi"]]
     assert ike
