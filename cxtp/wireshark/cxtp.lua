@@ -1,4 +1,4 @@
--- Wireshark's dissector of the Context Transfer Protocol (RFC 4067) and of the IKE_SA and IPsec_SA contexts that it moves.
+-- Wireshark's dissector of the Context Transfer Protocol (RFC 4067) and of the IKE_SA and IPsec_SA contexts in it.
 -- Wireshark 4.0 and later, Lua 5.2 and 5.4.  Put there by `cxtp wireshark install`.
 
 set_plugin_info({ version = "1.0", author = "cxtp", repository = "cxtp" })
@@ -36,8 +36,10 @@ cxtp.prefs.replica = Pref.uint("FPT of replicas", 0xFF04, "docs/context-formats.
 local token = part("token")()
 local settings = { numbers = {}, learned_keys = {}, token_keys = {}, learn_keys = true }
 local kinds = {}
-local TITLES = { continuation = "continuation", ike_sa = "IKE_SA", ipsec_sa = "IPsec_SA", manifest = "transfer manifest",
-    replica = "replica", listener = "IPv6 multicast listener" }
+local TITLES = {
+    continuation = "continuation", ike_sa = "IKE_SA", ipsec_sa = "IPsec_SA", manifest = "transfer manifest",
+    replica = "replica", listener = "IPv6 multicast listener",
+}
 
 local function read_preferences()
     kinds = { [1] = "listener" }
@@ -61,7 +63,7 @@ cxtp.prefs_changed = read_preferences
 read_preferences()
 
 local Reader = part("reader")(fields, experts)
-local contexts = part("contexts")(names, fields, experts, Reader)
+local contexts = part("contexts")(names, fields, Reader, part("parameters"))
 local tracking = part("tracking")(fields, experts)
 local messages = part("messages")(names, fields, experts, Reader, contexts, token, tracking, settings)
 
@@ -150,9 +152,7 @@ local function checksum_fits(tvb, pinfo, name)
     local total = sum(tvb())
     if name == "icmpv6" then
         for _, address in ipairs({ pinfo.net_src, pinfo.net_dst }) do
-            local tail = ByteArray.new()
             for _, group in ipairs(settings.ipv6_groups(tostring(address))) do total = total + group end
-            tail:set_size(0)
         end
         total = total + tvb:len() + 58
     end

@@ -177,7 +177,8 @@ return function(names)
     number(16, "ipsec.ke", "KE", names.key_exchange)
     number(8, "ipsec.kind", "Kind", names.keymat)
     all("bytes", {
-        { "ipsec.inbound_encryption", "Inbound Encryption Key" }, { "ipsec.inbound_integrity", "Inbound Integrity Key" },
+        { "ipsec.inbound_encryption", "Inbound Encryption Key" },
+        { "ipsec.inbound_integrity", "Inbound Integrity Key" },
         { "ipsec.outbound_encryption", "Outbound Encryption Key" },
         { "ipsec.outbound_integrity", "Outbound Integrity Key" }, { "ipsec.shared_secret", "g^ir (new)" },
         { "ipsec.additional_secrets", "SK(n)" },
