@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import struct
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from context_examples import VALUES
+from node_helpers import MN, lab, recorded_contexts, until
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Packet, fuzz
+from scapy.supersocket import SimpleSocket
 from spoiled import generated, spoiled_contexts, spoiled_messages
 from witnesses import scapy_packets
 from witnesses.normal_form import Normal, ours
 
 from contexts.base import encode
-from cxtp.scapy_layers import CTAA, CTAR, CTC, CTD, CTDR, CXTP, PCTD, CTReq, CXTPBlock, CXTPRequested, context_of
-from cxtp.scapy_layers.contexts import CONTEXTS, VENDOR, parameter_class
+from cxtp.scapy_layers import (
+    CTAA,
+    CTAR,
+    CTC,
+    CTD,
+    CTDR,
+    CXTP,
+    PCTD,
+    CTReq,
+    CXTPBlock,
+    CXTPRequested,
+    CXTPStatus,
+    context_of,
+    read_context,
+    whole_contexts,
+)
+from cxtp.scapy_layers.contexts import CONTEXTS, PARAMETERS, VENDOR, VENDORS, parameter_class
+from cxtp.store.records import SessionState
+from cxtp.token import compute_token
+from cxtp.transports.endpoint import Router
 from cxtp.wire import parse
 
 
@@ -113,6 +136,47 @@ def test_answers() -> None:
         assert not answer.answers(request)
 
 
+def test_sr_with_a_real_node(tmp_path: Path) -> None:
+    """scapy, at router b's address, asks node a over a real socket: CT-Req, CTD, CTDR; then the session is b's."""
+    key, contexts = bytes(range(20)), recorded_contexts()
+    asked: dict[str, Packet | None] = {}
+
+    async def main() -> None:
+        async with lab(tmp_path, "udp", start=()) as made:
+            node = await made.start("a", mobile_node_keys={MN: key})
+            await node.sessions.load(MN, contexts)
+            await asyncio.to_thread(talk, made.routers["a"], made.routers["b"])
+            await until(lambda: made.states() == {"a": SessionState.RELEASED})
+
+    def talk(a: Router, b: Router) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+            plain.bind((str(b.address), b.port))
+            plain.connect((str(a.address), a.port))
+            wire = SimpleSocket(plain, CXTP)
+            request = CTReq(mn_address=str(MN), sequence_number=7, token=compute_token(key, MN, 7, ()))
+            data = asked["data"] = wire.sr1(request, timeout=10, verbose=False)
+            assert data is not None
+            identifier = context_of(data.cdb)[0].transfer_id.to_bytes(4, "big")
+            receipt = [CXTPStatus(fpt=0xFF03, status=octet) for octet in identifier]
+            wire.send(CTDR(mn_address=str(MN), success=1, record=receipt))
+
+    asyncio.run(main())
+    data = asked["data"]
+    assert isinstance(data, CTD)
+    read = [read_context(*item) for item in whole_contexts(data.cdb)]
+    assert [type(item).__name__ for item in read] == ["CXTPManifest", "CXTPIkeSa", "CXTPIpsecSa"]
+
+
 def test_fuzz() -> None:
-    for cls in (CTAR, CTAA, CTD, PCTD, CTDR, CTC, CTReq, CXTPBlock, CXTPRequested):
-        assert bytes(fuzz(cls()))
+    """Messages and their parts, parameters and vendors' values; each time other octets, all of which scapy shows."""
+    messages = (CTAR, CTAA, CTD, PCTD, CTDR, CTC, CTReq)
+    for cls in (*messages, CXTPBlock, CXTPRequested, *PARAMETERS.values(), *VENDORS.values(), *CONTEXTS.values()):
+        made = {bytes(fuzz(cls())) for _ in range(8)}
+        assert len(made) > 1, cls
+    block = fuzz(CXTPBlock(data=bytes(fuzz(PARAMETERS[0xFF01, 0, 5]()))))
+    for cls in messages:
+        packet = IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=5091, dport=5091) / fuzz(cls(version=1))
+        if cls in (CTD, PCTD):
+            packet[cls].cdb = [block]
+        octets = bytes(packet)
+        assert bytes(IP(octets)) == octets
