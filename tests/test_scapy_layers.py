@@ -47,12 +47,11 @@ def refuses_a_context(found: Normal) -> bool:
 
 
 def test_the_same_fields() -> None:
-    """Read strictly and dissected by scapy's own means; vendors' values too."""
+    """As scapy's own means dissect them, vendors' values too; read strictly: test_wireshark.py."""
     compared = 0
     for octets in generated(500):
         found = ours(octets)
         assert found is not None
-        assert scapy_packets.normal(octets) == found, octets.hex()
         if not refuses_a_context(found):
             assert scapy_packets.dissected(octets) == found, octets.hex()
             compared += 1

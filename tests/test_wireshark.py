@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from context_examples import VALUES
 from message_strategies import worked_examples
-from spoiled import MN, generated, spoiled_contexts, spoiled_messages
+from spoiled import MN, generated, spoiled_contexts, spoiled_messages, without_a_parameter
 from witnesses import scapy_packets, wireshark
 from witnesses.normal_form import ours
 
@@ -59,10 +60,12 @@ def compare(tshark: str, path: Path, messages: list[bytes]) -> None:
     assert len(seen) == len(messages)
     for octets, (found,) in zip(messages, seen, strict=True):
         assert found == ours(octets), octets.hex()
+        assert found == scapy_packets.normal(octets), octets.hex()
 
 
 def test_generated_messages(tshark: str, tmp_path: Path) -> None:
     messages = generated(700)
+    assert len(messages) > 1400
     assert all(ours(octets) is not None for octets in messages)
     compare(tshark, as_udp(tmp_path / "generated.pcap", messages), messages)
 
@@ -72,7 +75,6 @@ def test_spoiled_messages(tshark: str, tmp_path: Path) -> None:
     spoiled = [*spoiled_messages(2000), *spoiled_contexts(2000)]
     verdicts = [ours(octets) is None for octets in spoiled]
     assert 0.2 < sum(verdicts) / len(verdicts) < 0.8
-    assert [scapy_packets.normal(octets) for octets in spoiled] == [ours(octets) for octets in spoiled]
     compare(tshark, as_udp(tmp_path / "spoiled.pcap", spoiled), spoiled)
 
 
@@ -147,6 +149,74 @@ def test_every_transport(tshark: str, tmp_path: Path) -> None:
     seen = [found for trees in wireshark.all_normal(tshark, path, "-d", "udp.port==6000,cxtp") for found in trees]
     sent = [*messages, large]
     assert seen == [ours(octets) for octets in (*sent, *sent, ctar, ctar, ctar, ctar)] + [None]
+
+
+def told_of(tshark: str, path: Path, *options: str) -> list[list[str]]:
+    """The expert infos of each packet."""
+    return [[name.removeprefix("cxtp.expert.") for tree in trees for name in wireshark.experts(tree)]
+            for trees in wireshark.packets(tshark, path, *options)]  # fmt: skip
+
+
+def test_each_expert_info_where_it_belongs(tshark: str, tmp_path: Path) -> None:
+    path, key = tmp_path / "experts.pcap", bytes.fromhex("00112233")
+    ike = encode(VALUES["ike-sa-case-3"])  # type: ignore[arg-type]
+    data, vector = ike.data, ike.presence_vector or 0
+
+    def carrying(octets: bytes, bits: int | None = vector, fpt: int = 0xFF01) -> bytes:
+        blocks = to_blocks(EncodedContext(fpt, octets, bits))
+        return build(ContextTransferData(mn_previous_address=MN, elapsed_time=0, blocks=blocks))
+
+    good = carrying(data)
+    missing = without_a_parameter(ike, random.Random(1))
+    refused = ContextTransferDataReply(mn_previous_address=MN, success=False, statuses=(ContextStatus(0xFF01, 9),))
+    token = compute_token(key, MN, 1, ())
+    ctar = build(ContextTransferActivateRequest(mn_previous_address=MN, access_router_address=A, sequence_number=1,
+                                                authorization_token=token))
+    forged = build(ContextTransferRequest(mn_previous_address=MN, sequence_number=9, authorization_token=b"\1" * 4))
+    continued = carrying(bytes(4), None, 0x7001).replace(b"\x70\x01", b"\xff\x00")
+    icmp = build_icmp(IcmpMessage(41, ctar))
+    cases: list[tuple[str, bytes]] = [
+        ("", good),
+        ("malformed", good[:-1]),
+        ("context_malformed", carrying(data + b"\1")),
+        ("context_malformed", carrying(data, vector ^ 1)),
+        ("context_missing", carrying(missing.data, missing.presence_vector)),
+        ("context_unsupported", carrying(b"\2" + data[1:])),
+        ("reserved", carrying(data[:1] + b"\1" + data[2:])),
+        ("vendor", carrying(data.replace(b"\0\0\0\0\0\1road", b"\0\0\0\0\0\1\xffoad"))),
+        ("unusual", bytes((good[0], good[1] | 1)) + good[2:]),
+        ("continuation", continued),
+        ("failure", build(refused)),
+        ("token", forged),
+        ("retransmission", forged),
+    ]
+    with PcapWriter(path) as w:
+        for number, (_, octets) in enumerate(cases):
+            w.write_udp(float(number * 20 if number < 12 else 240 - 19.9), A, 5091, B, 5091, octets)
+        w.write_icmp(300.0, A, B, icmp)
+        w.write_ip(320.0, A, B, 1, icmp[:2] + bytes((icmp[2] ^ 1,)) + icmp[3:], hop_limit=255)
+        w.write_ip(340.0, A, B, 1, icmp, hop_limit=64)
+    expected = [[name] if name else [] for name, _ in cases]
+    expected[12] = ["token", "retransmission"]
+    option = ("-o", f"cxtp.token_keys:{MN}={key.hex()}")
+    found = [sorted(names, reverse=True) for names in told_of(tshark, path, *option)]
+    assert found == [sorted(names, reverse=True) for names in (*expected, [], ["checksum"], ["hop_limit"])]
+    cut = tmp_path / "cut.pcap"
+    subprocess.run([tshark.replace("tshark", "editcap"), "-s", "100", "-r", str(path), str(cut), "1"], check=True)
+    assert "truncated" in told_of(tshark, cut)[0]
+
+
+def test_decode_as(tshark: str, tmp_path: Path) -> None:
+    ctar = build(ContextTransferActivateRequest(mn_previous_address=MN, access_router_address=A, sequence_number=1))
+    path = tmp_path / "ports.pcap"
+    with PcapWriter(path) as w:
+        w.write_udp(1.0, A, 6000, B, 6001, ctar)
+        w.write_tcp(2.0, A, 6002, B, 6003, ctar)
+        w.write_sctp(3.0, A, 6004, B, 6005, ctar, payload_protocol_identifier=0)
+    assert [trees for trees in wireshark.all_normal(tshark, path) if trees] == []
+    ports = ("udp.port==6000", "tcp.port==6003", "sctp.port==6005")
+    options = [word for port in ports for word in ("-d", f"{port},cxtp")]
+    assert [trees for trees in wireshark.all_normal(tshark, path, *options) if trees] == [[ours(ctar)]] * 3
 
 
 def test_install_and_uninstall(tshark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
