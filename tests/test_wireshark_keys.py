@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import stat
 import struct
 import subprocess
-import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from contexts.session.esp import IpsecSaSession
 from contexts.values import SequenceNumbers
 from cxtp.adapters.capture import PcapWriter
 from cxtp.adapters.wireshark_tables import wireshark_tables
+from cxtp.cli import main
 from cxtp.commands.keys import write
 
 __all__ = ["tshark"]
@@ -38,11 +41,19 @@ IKE_SA_INIT, IKE_AUTH, IKE_INTERMEDIATE = "34", "35", "43"
 INNER = {"0x04", "0x29", "0x01", "0x6c"}  # IPv4, IPv6, ICMP in transport mode, IPComp
 
 
-def keys(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cxtp", "keys", "wireshark", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+@dataclass(frozen=True)
+class Said:
+    stdout: str
+    stderr: str
+
+
+def keys(*arguments: str | Path, code: int = 0) -> Said:
+    """The command in this process: a new one for each takes most of the time."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        found = main(["keys", "wireshark", *map(str, arguments)])
+    assert found == code, out.getvalue() + err.getvalue()
+    return Said(out.getvalue(), err.getvalue())
 
 
 def dissected(tshark: str, trace: str, profile: Path) -> list[dict[str, str]]:
@@ -144,9 +155,8 @@ def test_every_algorithm_of_esp(extended: bool, tshark: str, tmp_path: Path) -> 
 
 def test_a_context_file_has_the_same_keys_as_the_recording(tmp_path: Path) -> None:
     trace = TRACES / "rekey-ike-child"
-    export = [sys.executable, "-m", "cxtp", "context", "export", "--ha", str(trace / "ha.pcap"), "--keep-deleted",
-              "--plaintext-keys", "-o", str(tmp_path / "x.ctx")]  # fmt: skip
-    subprocess.run(export, check=True, capture_output=True)
+    export = ["context", "export", "--ha", str(trace / "ha.pcap"), "--keep-deleted", "--plaintext-keys"]
+    assert main([*export, "-o", str(tmp_path / "x.ctx")]) == 0
     keys(tmp_path / "x.ctx", "-o", tmp_path / "file")
     keys("--trace", trace, "-o", tmp_path / "trace")
     for name in ("ikev2_decryption_table", "esp_sa", "preferences"):
@@ -177,6 +187,17 @@ def test_what_a_profile_has_stays_and_nothing_comes_twice(tmp_path: Path) -> Non
     assert lines[0] == "# mine"
     assert len(lines) == 3
     assert (tmp_path / "preferences").read_text().splitlines()[0] == "esp.enable_encryption_decode: FALSE"
+
+
+def test_what_the_installed_wireshark_refuses_is_told(tshark: str, tmp_path: Path) -> None:
+    """Names of another version: place alone, for the value may be a key."""
+    (tmp_path / "esp_sa").write_text('"IPv4","*","*","0xc0000001","Secret-of-5.0","0x00","NULL",""\n')
+    done = keys("--trace", TRACES / "v5-plain", "-o", tmp_path, "--json", code=1)
+    assert json.loads(done.stdout)["refused"] == ["esp_sa:1"]
+    assert "esp_sa:1: the installed Wireshark does not take this line" in done.stderr
+    assert "Secret" not in done.stdout + done.stderr
+    (tmp_path / "esp_sa").write_text('"IPv4","*","*","0xc0000001","NULL","","NULL","","64-bit"\n')
+    assert json.loads(keys("--trace", TRACES / "v5-plain", "-o", tmp_path, "--json", code=1).stdout)["refused"]
 
 
 def test_no_source_of_keys_is_an_error(tmp_path: Path) -> None:
