@@ -116,6 +116,7 @@ def test_wireshark_finds_no_fault_of_its_own(name: str, tshark: str, tmp_path: P
         assert packet["esp.icv_bad"] not in ("1", "True"), number
         if packet["isakmp.exchangetype"] not in ("", "34"):
             assert packet["isakmp.enc.decrypted"], number
+            assert not packet["isakmp.ikev2.integrity_checksum"], number  # "incorrect": decrypted into nonsense
         if packet["esp.spi"]:
             assert packet["_ws.col.Protocol"] in ("ICMP", "CXTP"), number
     if name == "handover-numbers-again":
