@@ -6,19 +6,26 @@ import asyncio
 import socket
 import struct
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
 from context_examples import VALUES
 from node_helpers import MN, lab, recorded_contexts, until
-from scapy.layers.inet import IP, UDP
-from scapy.packet import Packet, fuzz
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP, SCTPChunkData
+from scapy.packet import Packet, Raw, fuzz
 from scapy.supersocket import SimpleSocket
+from scapy.utils import wrpcap
 from spoiled import generated, spoiled_contexts, spoiled_messages
 from witnesses import scapy_packets
 from witnesses.normal_form import Normal, ours
 
 from contexts.base import encode
+from cxtp.adapters.capture import ip_packets
+from cxtp.conformance.records import RecordReader
 from cxtp.scapy_layers import (
     CTAA,
     CTAR,
@@ -31,6 +38,8 @@ from cxtp.scapy_layers import (
     CXTPBlock,
     CXTPRequested,
     CXTPStatus,
+    ExperimentalMobility,
+    ExperimentalMobilityV6,
     context_of,
     read_context,
     whole_contexts,
@@ -125,14 +134,74 @@ def test_answers() -> None:
         (CTReq(mn_address="192.0.2.7"), PCTD(mn_address="192.0.2.7")),
         (CTD(mn_address="192.0.2.7"), CTDR(mn_address="192.0.2.7")),
     ]
-    for request, answer in pairs:
-        there = IP(bytes(IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=5091, dport=5091) / request))
-        back = IP(bytes(IP(src="192.0.2.2", dst="192.0.2.1") / UDP(sport=5091, dport=5091) / answer))
+    for (request, answer), (carry, _) in product(pairs, CARRIERS.values()):
+        there, back = carry("a", "b", request), carry("b", "a", answer)
         assert back.answers(there)
         assert back.hashret() == there.hashret()
-        assert not there[UDP].payload.answers(back[UDP].payload)
-        answer.mn_address = "192.0.2.8"
-        assert not answer.answers(request)
+        assert not answer.answers(answer)
+        another = answer.copy()
+        another.mn_address = "192.0.2.8"
+        assert not another.answers(request)
+        if carry is not over_sctp:  # whose own layer looks at the ports alone
+            assert not there.answers(back)
+            assert not carry("b", "a", another).answers(there)
+
+
+def over_udp(source: str, destination: str, message: Packet) -> Packet:
+    packet = IP(src=HOSTS[source], dst=HOSTS[destination]) / UDP(sport=5091, dport=5091) / message
+    return IP(bytes(packet))
+
+
+def over_sctp(source: str, destination: str, message: Packet) -> Packet:
+    chunk = SCTPChunkData(tsn=1, stream_id=0, stream_seq=0, proto_id=0x43585450, unordered=1, beginning=1, ending=1,
+                          data=message)  # fmt: skip
+    packet = IP(src=HOSTS[source], dst=HOSTS[destination]) / SCTP(sport=5091, dport=5091, tag=7) / chunk
+    return IP(bytes(packet))
+
+
+def over_icmp(source: str, destination: str, message: Packet) -> Packet:
+    return IP(bytes(IP(src=HOSTS[source], dst=HOSTS[destination], ttl=255) / ExperimentalMobility() / message))
+
+
+def over_icmpv6(source: str, destination: str, message: Packet) -> Packet:
+    ends = {"src": HOSTS[source + "6"], "dst": HOSTS[destination + "6"]}
+    return IPv6(bytes(IPv6(**ends, hlim=255) / ExperimentalMobilityV6() / message))
+
+
+HOSTS = {"a": "192.0.2.1", "b": "192.0.2.2", "a6": "2001:db8::1", "b6": "2001:db8::2"}
+CARRIERS = {
+    "UDP": (over_udp, lambda packet: packet[UDP].payload),
+    "SCTP": (over_sctp, lambda packet: packet[SCTPChunkData].data),
+    "ICMP": (over_icmp, lambda packet: packet[ExperimentalMobility].payload),
+    "ICMPv6": (over_icmpv6, lambda packet: packet[ExperimentalMobilityV6].payload),
+}
+
+
+@pytest.mark.parametrize("name", CARRIERS)
+def test_it_is_found_in_what_carries_it(name: str, tmp_path: Path) -> None:
+    """Built by scapy, found by scapy, by our own readers and by tshark's checksums."""
+    carry, inner = CARRIERS[name]
+    message = CTAR(mn_address="192.0.2.77", access_router_address="192.0.2.1", sequence_number=5)
+    packet = carry("a", "b", message)
+    assert type(inner(packet)) is CTAR
+    assert bytes(inner(packet)) == bytes(message)
+    wrpcap(str(tmp_path / "one.pcap"), [Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / packet])
+    reader = RecordReader()
+    (record,) = (record for one in ip_packets(tmp_path / "one.pcap") for record in reader.put(one))
+    assert record.octets == bytes(message)
+    assert record.carriage.icmp is None or record.carriage.icmp.checksum_good
+    assert (record.carriage.icmp is not None) == name.startswith("ICMP")
+
+
+def test_other_icmp_is_scapys_as_before() -> None:
+    echo = IP(bytes(IP(src="192.0.2.1", dst="192.0.2.2") / ICMP(id=3, seq=4) / b"ping"))
+    assert (echo[ICMP].id, echo[ICMP].seq, echo[Raw].load) == (3, 4, b"ping")
+    reply = IP(bytes(IP(src="192.0.2.2", dst="192.0.2.1") / ICMP(type=0, id=3, seq=4) / b"ping"))
+    assert reply.answers(echo)
+    card = bytes(IP(src="192.0.2.1", dst="192.0.2.2", proto=1)) + bytes((41, 0, 0, 0, 0, 0, 0, 0))
+    assert ExperimentalMobility not in IP(card)  # subtype 0 is another protocol's (RFC 4066)
+    echo6 = IPv6(bytes(IPv6(src="2001:db8::1", dst="2001:db8::2") / ICMPv6EchoRequest(data=b"ping")))
+    assert echo6[ICMPv6EchoRequest].data == b"ping"
 
 
 def test_sr_with_a_real_node(tmp_path: Path) -> None:

@@ -7,7 +7,22 @@ receiver refuses.
 
 from . import rules  # noqa: F401  # what read_message and read_context demand is declared there
 from .contexts import CXTPContext, CXTPListener, CXTPManifest, CXTPReplica, context_of
-from .messages import CTAA, CTAR, CTC, CTD, CTDR, CXTP, PCTD, CTReq, CXTPBlock, CXTPRequested, CXTPStatus, bind_ports
+from .messages import (
+    CTAA,
+    CTAR,
+    CTC,
+    CTD,
+    CTDR,
+    CXTP,
+    PCTD,
+    CTReq,
+    CXTPBlock,
+    CXTPRequested,
+    CXTPStatus,
+    ExperimentalMobility,
+    ExperimentalMobilityV6,
+    bind_ports,
+)
 from .strict import Refused
 from .verdict import read_context, read_message, whole_contexts
 
@@ -15,4 +30,5 @@ bind_ports()
 
 __all__ = ["CTAA", "CTAR", "CTC", "CTD", "CTDR", "CXTP", "PCTD", "CTReq", "CXTPBlock", "CXTPRequested", "CXTPStatus"]
 __all__ += ["CXTPContext", "CXTPListener", "CXTPManifest", "CXTPReplica", "bind_ports", "context_of"]
+__all__ += ["ExperimentalMobility", "ExperimentalMobilityV6"]
 __all__ += ["Refused", "read_context", "read_message", "whole_contexts"]

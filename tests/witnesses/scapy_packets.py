@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
+from scapy.layers.sctp import SCTPChunkData
 from scapy.packet import Packet
+from scapy.utils import PcapReader
 
 from cxtp.scapy_layers import CXTP, Refused, context_of, read_context, read_message, whole_contexts
 from cxtp.scapy_layers.contexts import VENDORS
@@ -34,12 +38,28 @@ def normal(octets: bytes) -> Normal | None:
 
 def dissected(octets: bytes) -> Normal:
     """A sound message as scapy's own dissection shows it."""
-    packet = CXTP(octets)
+    return of_packet(CXTP(octets))
+
+
+def of_packet(packet: Packet) -> Normal:
+    """The same, of a message that scapy found itself."""
     found = _record(packet)
     blocks = packet.fields.get("cdb", [])
     if blocks:
         found["contexts"] = [_context(item) for item in context_of(blocks)]
     return found
+
+
+def in_capture(path: Path) -> Iterator[Packet]:
+    """The messages that scapy finds in a capture by its own means: those that are whole in one packet."""
+    for frame in PcapReader(str(path)):
+        layer = frame
+        while layer:
+            if isinstance(layer, CXTP):
+                yield layer
+            elif isinstance(layer, SCTPChunkData) and isinstance(layer.data, CXTP):
+                yield layer.data
+            layer = layer.payload
 
 
 def _verdict(fpt: int, vector: int | None, data: bytes) -> Normal:

@@ -45,7 +45,7 @@ class _Side:
     """One end: what it sends next, and what it owes an acknowledgement for."""
 
     tag: int
-    """Which its packets are not to carry, but those sent to it."""
+    """What the packets sent to it carry as their verification tag (8.5)."""
     next_tsn: int
     cumulative_tsn: int = 0
     """The last TSN that arrived without a gap."""
