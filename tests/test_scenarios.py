@@ -27,6 +27,25 @@ INDEX = {item["name"]: item for item in json.loads((DIRECTORY / "index.json").re
 HANDOVERS = sorted(name for name in INDEX if name.startswith("handover"))
 ASSOCIATIONS = ("mobile-predictive", "refused-stale", "lost-chunk", "lost-chunk-of-several", "multicast-listener",
                 "continuation", "forged-token", "handover", "handover-ipv6")  # fmt: skip
+# Who asks and who answers, by RFC 4067's own flows; a repetition is there twice.
+COURSES = {
+    "predictive": "PCTD CTDR CTAR CTAA",  # 5.1
+    "reactive": "CT-Req PCTD CTDR CTAR CTAA",  # 5.2
+    "mobile-reactive": "CTAR CT-Req CTD CTDR CTAA",  # 5.3
+    "unsolicited": "CTD CTDR",
+    "refused-by-previous": "CTAR CT-Req CTD CTAA",  # our decision 21
+    "refused-stale": "CTAR CT-Req CTD CTDR CTAA",
+    "lost-request": "CTAR CTAR CT-Req CTD CTDR CTAA",
+    "lost-data": "CTD CTD CTDR",
+    "lost-reply": "CTD CTDR CTD CTDR",
+    "lost-chunk": "CTD CTDR",  # SCTP alone knows that it was lost
+    "duplicate-request": "CTAR CT-Req CTD CTAR CTDR CTAA",
+    "null-token": "CT-Req PCTD CTDR",  # 2.5.6
+    "multicast-listener": "CTAR CT-Req CTD CTDR CTAA",
+    "ipv6": "CTAR CT-Req CTD CTDR CTAA",
+    "handover": "CTD CTDR",
+}
+NAMES = {1: "CTAR", 2: "CTAA", 3: "CTD", 4: "PCTD", 5: "CTDR", 6: "CTC", 7: "CT-Req"}
 IN_STREAMS = ("tcp", "tls", "handover-tls")
 each_scenario = pytest.mark.parametrize("name", INDEX)
 CHECKSUMS = (
@@ -83,6 +102,9 @@ def test_three_decoders_agree(name: str, tshark: str) -> None:
         assert sorted(seen, key=as_text) == sorted(expected, key=as_text)
     else:
         assert seen == expected
+    course = [NAMES[found["type"]] for found in seen if found is not None]
+    assert name not in COURSES or course == COURSES[name].split()
+    assert ("CTC" in course) == (name == "cancel")
     for item, found in zip(octets, expected, strict=True):
         assert found is not None
         if not any("status" in context for context in found.get("contexts", [])):

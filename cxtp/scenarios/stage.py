@@ -51,20 +51,20 @@ ADDRESSES = {
 # The initial waits of the RFC's timers are meant for a wire; a story's repetitions come soon.
 CONFIG = ProtocolConfig(Timers(max_transfer_time=4.0, max_handover_time=20.0))
 
-Fate = Callable[[Message, int], int]
-"""How many copies of a message arrive; the number counts messages of its type, from 1."""
+Fate = Callable[[Message, int], bool]
+"""Whether a message arrives; the number counts messages of its type, from 1."""
 
 
-def arrives(message: Message, number: int) -> int:
-    """Once, as it should."""
-    return 1
+def always(message: Message, number: int) -> bool:
+    """It does."""
+    return True
 
 
 @dataclass
 class Script:
     """What happens beside the protocol's own course."""
 
-    fate: Fate = arrives
+    fate: Fate = always
     statuses: tuple[ContextStatus, ...] = ()
     """What the new router says of the contexts."""
     success: bool | None = None
@@ -205,14 +205,15 @@ class Stage:
             message, destination = outgoing.message, outgoing.peer.address
             kind = (message.short_name, source.address)
             number = self._sent[kind] = self._sent.get(kind, 0) + 1
-            copies = self.script.fate(message, number)
+            arrives = self.script.fate(message, number)
             by_sctp = self.transport == "sctp" and outgoing.peer.reliable and source.reliable
-            sent = self.say(message, build(message), source.address, destination, lost=not copies, number=number)
+            note = f", number {number} of its kind" if number > 1 else ""
+            sent = self.say(message, build(message), source.address, destination, lost=not arrives, note=note)
             delay = 0.0
-            if by_sctp and not copies and sent is not None:  # the association repeats it, and no role knows
-                copies, delay = 1, REPEAT_AFTER
+            if by_sctp and not arrives and sent is not None:  # the association repeats it, and no role knows
+                arrives, delay = True, REPEAT_AFTER
                 self.at(delay, partial(self._repeat, message, sent))
-            for _ in range(copies):
+            if arrives:
                 when = self.now + delay + self._random.uniform(*LATENCY)
                 heapq.heappush(self._in_flight, (when, next(self._order), build(message), source, destination))
 
@@ -221,13 +222,15 @@ class Stage:
         self.writer.repeat_sctp(self.now, sent)
 
     def say(
-        self, message: Message, octets: bytes, source: IPAddress, destination: IPAddress, *, lost: bool, number: int
+        self, message: Message, octets: bytes, source: IPAddress, destination: IPAddress, *, lost: bool = False,
+        note: str = "",
     ) -> SentData | None:
         """Into the capture, which is taken where the sender is: what is lost later is there."""
-        repeated = f", number {number} of its kind" if number > 1 else ""
         mobile = self.mobile_peer.address in (source, destination)
-        what = "its last packet is lost" if self.transport == "sctp" and not mobile else "lost"
-        self.writer.comment = f"{message.short_name}{repeated}{f': {what} behind this point' if lost else ''}"
+        if lost:
+            what = "its last packet is lost" if self.transport == "sctp" and not mobile else "lost"
+            note += f": {what} behind this point"
+        self.writer.comment = message.short_name + note
         if mobile:
             icmp = IcmpMessage(ICMP_TYPES[source.version], octets)
             self.writer.write_icmp(self.now, source, destination, build_icmp(icmp, (source, destination)))
