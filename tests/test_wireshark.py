@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 from context_examples import VALUES
 from message_strategies import worked_examples
+from mutators import mutated
 from spoiled import MN, generated, spoiled_contexts, spoiled_messages, without_a_parameter
 from witnesses import scapy_packets, wireshark
 from witnesses.normal_form import ours
 
 from contexts.base import encode
+from cxtp.adapters.capture import ip_packets
 from cxtp.adapters.capture.writer import PcapWriter
 from cxtp.cli import main
 from cxtp.continuation import to_blocks
+from cxtp.errors import RemoteError
 from cxtp.manifest import plan_parts
 from cxtp.messages import (
     ContextRequest,
@@ -33,7 +36,7 @@ from cxtp.messages import (
     EncodedContext,
 )
 from cxtp.token import compute_token
-from cxtp.wire import IcmpMessage, build, build_icmp
+from cxtp.wire import IcmpMessage, build, build_icmp, parse_icmp
 
 A, B = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 A6, B6 = ip_address("2001:db8::1"), ip_address("2001:db8::2")
@@ -76,6 +79,46 @@ def test_spoiled_messages(tshark: str, tmp_path: Path) -> None:
     verdicts = [ours(octets) is None for octets in spoiled]
     assert 0.2 < sum(verdicts) / len(verdicts) < 0.8
     compare(tshark, as_udp(tmp_path / "spoiled.pcap", spoiled), spoiled)
+
+
+def test_spoiled_icmp(tshark: str, tmp_path: Path) -> None:
+    """Header, checksum and message spoiled, in both versions; no tree of ours is a refusal too."""
+    rng, packets = random.Random(41), []
+    ctar = build(ContextTransferActivateRequest(mn_previous_address=MN, access_router_address=A, sequence_number=1))
+    for number in range(600):
+        kind, ends = ((41, (A, B)), (150, (A6, B6)))[number % 2]
+        octets = mutated(build_icmp(IcmpMessage(kind, ctar), ends), rng)
+        if octets[:1] in (bytes((41,)), bytes((150,))):  # what else there is has dissectors of its own
+            packets.append((octets, ends))
+    path = tmp_path / "icmp.pcap"
+    with PcapWriter(path) as w:
+        for number, (octets, ends) in enumerate(packets):
+            if number % 3 and len(octets) >= 4:
+                w.write_icmp(float(number * 20), *ends, octets)  # its checksum right again
+            else:
+                w.write_ip(float(number * 20), *ends, 1 if ends == (A, B) else 58, octets, hop_limit=255)
+    expected = []
+    for packet in ip_packets(path):
+        try:
+            expected.append(ours(parse_icmp(packet.payload, (packet.source, packet.destination)).message))
+        except RemoteError:
+            expected.append(None)
+    assert len(expected) == len(packets)
+    assert 20 < len([found for found in expected if found]) < 400
+    malformed: list[int] = []
+    trees = list(wireshark.packets(tshark, path, malformed=malformed))
+    assert [wireshark.normal(found[0]) if found else None for found in trees] == expected
+    assert not any(expected[place] for place in malformed)  # Wireshark's own ICMP gave up what we refuse, nothing else
+
+
+def test_spoiled_streams_and_chunks_make_no_error(tshark: str, tmp_path: Path) -> None:
+    """What is no message leaves the dissector whole, whatever it does to the framing."""
+    with PcapWriter(tmp_path / "streams.pcap") as w:
+        for number, octets in enumerate(spoiled_messages(400)):
+            w.write_tcp(float(number), A, 10_000 + number, B, 5091, octets + octets[: number % 40])
+            w.write_sctp(float(number), A, 20_000 + number, B, 5091, octets)
+    found = wireshark.all_normal(tshark, tmp_path / "streams.pcap")  # a Lua error or a malformed packet fails here
+    assert sum(bool(trees) for trees in found) > 400
 
 
 def fields(tshark: str, path: Path, names: list[str], *options: str) -> list[list[str]]:

@@ -206,11 +206,10 @@ class Stage:
             kind = (message.short_name, source.address)
             number = self._sent[kind] = self._sent.get(kind, 0) + 1
             arrives = self.script.fate(message, number)
-            by_sctp = self.transport == "sctp" and outgoing.peer.reliable and source.reliable
             note = f", number {number} of its kind" if number > 1 else ""
             sent = self.say(message, build(message), source.address, destination, lost=not arrives, note=note)
             delay = 0.0
-            if by_sctp and not arrives and sent is not None:  # the association repeats it, and no role knows
+            if sent is not None and not arrives:  # the association repeats it, and no role knows
                 arrives, delay = True, REPEAT_AFTER
                 self.at(delay, partial(self._repeat, message, sent))
             if arrives:

@@ -220,13 +220,16 @@ for name, number in pairs(ICMP_TYPES) do
             show_in_icmp(tvb, pinfo, root, name)
             return tvb:len()
         end
-        local taken = original:call(tvb, pinfo, root)
-        if tvb:len() >= 1 and tvb(0, 1):uint() == number then
-            if not (tvb:len() >= 5 and tvb(4, 1):uint() == 0) then -- subtype 0 is CARD (RFC 4066)
-                show_in_icmp(tvb, pinfo, root, name)
-            end
+        -- What it finds malformed would be a Lua error here, in place of what Wireshark says without us.
+        local fine, taken = pcall(original.call, original, tvb, pinfo, root)
+        local other = tvb:len() >= 5 and tvb(4, 1):uint() == 0 -- subtype 0 is CARD (RFC 4066)
+        if tvb:len() >= 1 and tvb(0, 1):uint() == number and not other then
+            show_in_icmp(tvb, pinfo, root, name)
+        elseif not fine then
+            root:add(carrier, tvb()):add_proto_expert_info(experts.lower, "[Malformed Packet: " .. name:upper() .. "]")
+            pinfo.cols.info:append(" [Malformed Packet]")
         end
-        return taken
+        return fine and taken or tvb:len()
     end
     DissectorTable.get("ip.proto"):add(name == "icmp" and 1 or 58, carrier)
 end

@@ -214,6 +214,7 @@ return function(names)
         experts[abbreviation] = ProtoExpert.new("cxtp.expert." .. abbreviation, label, group, severity)
     end
     info("malformed", "Not a CXTP message", expert.group.MALFORMED, expert.severity.ERROR)
+    info("lower", "Malformed ICMP packet", expert.group.MALFORMED, expert.severity.ERROR)
     info("checksum", "ICMP checksum is wrong", expert.group.CHECKSUM, expert.severity.ERROR)
     info("context_malformed", "Not a context of its type", expert.group.MALFORMED, expert.severity.ERROR)
     info("context_missing", "A mandatory parameter is missing", expert.group.MALFORMED, expert.severity.ERROR)
