@@ -49,7 +49,12 @@ def identities(rng: random.Random, names: Sequence[str], now: datetime) -> tuple
     """One for each DNS name, all of one authority, as ``cxtp pki`` makes them but for the kind of key."""
     authority_key, authority_name = _private_key(rng), _name("cxtp scenarios")
     authority = _builder(rng, authority_name, authority_name, authority_key, now)
-    authority = authority.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    authority = (
+        authority.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(identifier, critical=False)
+    )
     signed = authority.sign(authority_key, None).public_bytes(Encoding.DER)
     found = []
     for name in names:
@@ -57,9 +62,10 @@ def identities(rng: random.Random, names: Sequence[str], now: datetime) -> tuple
         builder = _builder(rng, _name(name), authority_name, key, now)
         for extension, critical in (
             (x509.BasicConstraints(ca=False, path_length=None), True),
+            (_usage(authority=False), True),
             (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False),
             (x509.SubjectAlternativeName([x509.DNSName(name)]), False),
-            (x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), False),
+            (identifier, False),
         ):
             builder = builder.add_extension(extension, critical=critical)
         found.append(Identity(builder.sign(authority_key, None).public_bytes(Encoding.DER), key, signed))
@@ -309,6 +315,13 @@ def _private_key(rng: random.Random) -> Ed25519PrivateKey:
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=authority, crl_sign=authority, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
 
 
 def _builder(
