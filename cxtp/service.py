@@ -254,7 +254,9 @@ class Service:
             addresses = (self.config.icmp, peer.address) if outgoing else (peer.address, self.config.icmp)
             packet = build_icmp(IcmpMessage(kind, octets), addresses)
             return self._capture.write_icmp(self.node.wall_clock(), *addresses, packet)
-        writers = {"udp": self._capture.write_udp, "sctp": self._capture.write_sctp}
+        writers: dict[str, Callable[..., object]] = {
+            "udp": self._capture.write_udp, "sctp": self._capture.write_sctp,
+        }  # fmt: skip
         write = writers.get(self.config.transport, self._capture.write_tcp)
         write(self.node.wall_clock(), *source, *destination, octets)
 

@@ -52,9 +52,9 @@ def need(tool: str) -> str:
 def tshark(path: Path, *fields: str, display: str = "") -> list[list[str]]:
     """tshark's own reading: one row of fields for each packet that passes the display filter."""
     command = [need("tshark"), "-r", str(path), "-T", "fields", "-E", "separator=|", "-E", "occurrence=f"]
-    for check in ("ip", "udp", "tcp", "sctp"):
-        kind = "checksum:TRUE" if check != "sctp" else "checksum:CRC32C"
-        command += ["-o", f"{check}.check_checksum:TRUE" if check != "sctp" else f"sctp.{kind}"]
+    checks = [f"{protocol}.check_checksum:TRUE" for protocol in ("ip", "udp", "tcp")]
+    for preference in (*checks, "sctp.checksum:CRC-32C", "sctp.association_index:TRUE"):
+        command += ["-o", preference]
     for field in fields:
         command += ["-e", field]
     if display:

@@ -154,13 +154,15 @@ def test_the_capture_dissects_and_keys_stay_hidden_unless_asked_for(tmp_path: Pa
     as_json, as_text = cxtp("dissect", out, "--json"), cxtp("dissect", out)
     assert (as_json.returncode, as_text.returncode) == (0, 0)
     messages = [item["message"] for item in json.loads(as_json.stdout)["messages"]]
-    assert [message["type"] for message in messages] == ["CTD", "CTDR"]
+    kinds = [message["type"] for message in messages]
+    assert list(dict.fromkeys(kinds)) == ["CTD", "CTDR"]  # a busy machine repeats over UDP
+    assert transport == "udp" or len(kinds) == 2
     assert [context["context_type"] for context in messages[0]["contexts"]] == [
         "transfer manifest",
         "IKE_SA",
         "IPsec_SA",
     ]
-    assert messages[1]["success"] is True
+    assert messages[-1]["success"] is True
     hidden = moved.stdout + moved.stderr + as_json.stdout + as_text.stdout
     shown = cxtp("dissect", out, "--json", "--show-keys").stdout
     secrets = secrets_of("k-transport-cbc")

@@ -56,6 +56,9 @@ SIBLINGS = [
     {"cxtp.roles", "cxtp.conformance"},  # the second judges the first
 ]
 
+# A witness that shared a rule, a number or a name with what it witnesses would share its errors.
+WITNESS = "cxtp.scapy_layers"
+
 # Of cxtp, contexts/ knows these alone.
 CONTEXTS_MAY_IMPORT = {"cxtp", "cxtp.constants", "cxtp.errors", "cxtp.config", "cxtp.messages"}
 
@@ -195,6 +198,13 @@ def test_no_imports_go_round() -> None:
 
     for module in MODULES:
         visit(module, ())
+
+
+@each_module
+def test_the_witness_knows_nothing_of_ours(module: str) -> None:
+    if within(module, WITNESS):
+        wrong = [name for name in ours(module) if not within(name, WITNESS)]
+        assert not wrong, f"{module} imports {wrong}"
 
 
 @each_module

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from contexts.algorithms import ENCRYPTION, CipherKind
+from contexts.algorithms import ENCRYPTION, INTEGRITY, CipherKind
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 from contexts.keys import ike_key_generations
@@ -53,6 +53,7 @@ _ESP_INTEGRITY: Mapping[int, str] = {
     I.AES_XCBC_96: "ANY 96 bit authentication [no checking]",
     I.AES_CMAC_96: "ANY 96 bit authentication [no checking]",
 }
+_UNCHECKED = "ANY {bits} bit authentication [no checking]"
 
 
 @dataclass
@@ -87,8 +88,8 @@ def _add_ike(tables: WiresharkTables, context: IkeSaContext) -> None:
         tables.withheld.append(f"IKE_SA {spis.replace(',', '_')}: Wireshark has no {context.proposal.name}")
         return
     encryption, integrity = names
-    # The current keys first: Wireshark takes the first line that has the SPIs (RFC 9370 makes several generations).
-    for keys in reversed(ike_key_generations(context.keying, context.proposal, context.spis)):
+    # RFC 9370 makes several generations under the same SPIs, and Wireshark 4.0 takes the last line that has them.
+    for keys in ike_key_generations(context.keying, context.proposal, context.spis):
         mac = f"{keys.sk_ai.hex()},{keys.sk_ar.hex()}" if keys.sk_ai else '"",""'
         tables.ikev2.append(f'{spis},{keys.sk_ei.hex()},{keys.sk_er.hex()},"{encryption}",{mac},"{integrity}"')
 
@@ -123,6 +124,10 @@ def _add_ipsec(tables: WiresharkTables, context: IpsecSaContext, restored: Resto
 def _esp_names(proposal: IpsecProposal) -> tuple[str, str] | None:
     encryption = None if proposal.encryption is None else _ESP_ENCRYPTION.get(proposal.encryption)
     integrity = _ESP_INTEGRITY.get(proposal.integrity)
+    if integrity is not None and proposal.integrity and proposal.extended_sequence_numbers:
+        # The ICV covers 32 bits more than are sent (RFC 4303, 2.2.1), for which Wireshark 4.0 has no column: it would
+        # call each one wrong.  An AEAD's can't be left unchecked.
+        integrity = _UNCHECKED.format(bits=8 * INTEGRITY[proposal.integrity].icv_octets)
     return None if encryption is None or integrity is None else (encryption, integrity)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +29,8 @@ PREFERENCES = (
     "esp.enable_null_encryption_decode_heuristic: FALSE",
 )
 _LIMIT = 16 << 20
+_TABLE_FAULT = re.compile(r"(ikev2_decryption_table|esp_sa):(\d+): (?:invalid value|More fields|.*error)")
+"""As Wireshark 4.0 says it."""
 
 
 def add(subparsers: Any) -> None:
@@ -48,7 +54,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write them; 1 where Wireshark can't decrypt one of the SAs."""
+    """Write them; 1 where Wireshark can't decrypt one of the SAs, or takes other tables than 4.0's."""
     if not arguments.files and not arguments.trace:
         raise ConfigurationError("no keys to write: name a context file, or a recording with --trace")
     tables = WiresharkTables()
@@ -58,14 +64,18 @@ def run(arguments: argparse.Namespace) -> int:
         tables.esp += more.esp
         tables.withheld += more.withheld
     write(arguments.output, tables)
+    refused = refused_lines(arguments.output)
     if arguments.json:
-        result = {"ike_sas": len(tables.ikev2), "esp_sas": len(tables.esp), "withheld": tables.withheld}
+        result = {"ike_sas": len(tables.ikev2), "esp_sas": len(tables.esp), "withheld": tables.withheld,
+                  "refused": refused}  # fmt: skip
         print_json({"directory": str(arguments.output), **result})
     else:
         print(f"{arguments.output}: keys of {len(tables.ikev2)} IKE_SAs and {len(tables.esp)} ESP SAs")
     for line in tables.withheld:
         print(line, file=sys.stderr)
-    return 1 if tables.withheld else 0
+    for place in refused:
+        print(f"{place}: the installed Wireshark does not take this line", file=sys.stderr)
+    return 1 if tables.withheld or refused else 0
 
 
 def sessions(arguments: argparse.Namespace) -> Iterable[tuple[object, ...]]:
@@ -95,3 +105,20 @@ def write(directory: Path, tables: WiresharkTables) -> None:
         settings = {line.partition(":")[0] for line in there} if name == "preferences" else set()
         added = [line for line in dict.fromkeys(lines) if line not in there and line.partition(":")[0] not in settings]
         write_private(path, "".join(f"{line}\n" for line in [*there, *added]).encode(), replace=True)
+
+
+def refused_lines(directory: Path) -> list[str]:
+    """Table and line number of what the installed tshark refuses in a profile; nothing where there is no tshark.
+
+    Its own words are not passed on: they may hold the value, which may be a key.
+    """
+    program = shutil.which("tshark")
+    if program is None:
+        return []
+    environment = {**os.environ, "WIRESHARK_CONFIG_DIR": str(directory)}
+    try:
+        run = subprocess.run([program, "-G", "folders"], capture_output=True, timeout=60, env=environment, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    said = run.stderr.decode("utf-8", "replace")
+    return [f"{table}:{line}" for table, line in _TABLE_FAULT.findall(said)]

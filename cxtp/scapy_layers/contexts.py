@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from typing import Any
 
 from scapy.fields import (
@@ -25,7 +27,9 @@ from scapy.fields import (
     XIntField,
     XLongField,
 )
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
+
+from .strict import Refused, read_whole
 
 
 class _Inner(Packet):
@@ -290,6 +294,70 @@ VENDOR = parameter(
     0, 2, 0, "vendor parameter", IntField("enterprise", 0), ShortField("number", 0),
     StrLenField("value", b"", length_from=lambda p: p.value_length_ - 6),
 )  # fmt: skip
+VENDORS: dict[tuple[int, int], type[Packet]] = {}
+"""By enterprise and vendor number (4.4)."""
+
+
+class CXTPAddress(_Inner):
+    """One of a list of addresses (4.4)."""
+
+    name = "Address"
+    fields_desc = [
+        ByteField("family_", 4),
+        MultipleTypeField([(IPField("item", "0.0.0.0"), lambda p: p.family_ == 4)], IP6Field("item", "::")),
+    ]
+
+
+def vendor(enterprise: int, number: int, title: str, *fields: Any) -> None:
+    """Declare a vendor parameter whose value is known."""
+    head = [BitField("level_", 2, 2), BitField("number_", 0, 14), ShortField("value_length_", None)]
+    head += [IntField("enterprise", enterprise), ShortField("number", number)]
+    desc = {"name": title, "fields_desc": [*head, *fields]}
+    VENDORS[enterprise, number] = type(f"CXTP_V0_{enterprise}_{number}", (_Known,), desc)
+
+
+def vendor_name() -> StrLenField:
+    """UTF-8 up to the parameter's end."""
+    return StrLenField("text", b"", length_from=lambda p: p.value_length_ - 6)
+
+
+def vendor_addresses() -> PacketListField:
+    """Addresses up to the parameter's end."""
+    return PacketListField("address", [], CXTPAddress, length_from=lambda p: p.value_length_ - 6)
+
+
+PROJECT, STRONGSWAN = 0, 36906
+vendor(PROJECT, 1, "CONNECTION_NAME", vendor_name())
+vendor(PROJECT, 2, "REMOTE_EAP_IDENTITY", ByteField("type", 2), reserved(1), *octets("data"))
+vendor(PROJECT, 3, "LOCAL_VIRTUAL_ADDRESSES", vendor_addresses())
+vendor(PROJECT, 4, "REMOTE_VIRTUAL_ADDRESSES", vendor_addresses())
+vendor(PROJECT, 5, "PEER_ADDRESSES", vendor_addresses())
+vendor(PROJECT, 6, "CHILD_NAME", vendor_name())
+for _number, _title in enumerate(
+    ("CONDITIONS", "EXTENSIONS", "PRIVATE_CONDITIONS", "PRIVATE_EXTENSIONS", "AUTH_METHOD", "SEGMENT"), 1
+):
+    vendor(STRONGSWAN, _number, _title, XIntField("bits", 0))
+
+
+def parameter_class(fpt: int, octets_: bytes) -> type[Packet]:
+    """The class of the parameter at the head of ``octets_``: one of the known ones, or those for any value.
+
+    A vendor's known parameter whose value can't be read is shown as any other: nobody refuses it (4.4).
+    """
+    head = int.from_bytes(octets_[:2], "big")
+    key = head >> 14, head & 0x3FFF
+    if key == (2, 0):
+        length = int.from_bytes(octets_[2:4], "big")
+        numbers = int.from_bytes(octets_[4:8], "big"), int.from_bytes(octets_[8:10], "big")
+        known = VENDORS.get(numbers) if 6 <= length <= len(octets_) - 4 else None
+        if known is not None:
+            try:
+                read_whole(known, octets_[: 4 + length])
+                return known
+            except Refused:
+                pass
+        return VENDOR
+    return PARAMETERS.get((fpt, *key), CXTPParameter)
 
 
 class CXTPContext(Packet):
@@ -311,12 +379,7 @@ class CXTPContext(Packet):
 
     def next_class(self, done: int, rest: bytes) -> Any:
         """The class of the parameter that ``rest`` begins with, for a value that is all there."""
-        if done >= self.parameter_count or len(rest) < 4:
-            return None
-        head = int.from_bytes(rest[:2], "big")
-        key = head >> 14, head & 0x3FFF
-        cls = PARAMETERS.get((self.fpt, *key)) or PARAMETERS.get((0, *key), CXTPParameter)
-        return cls
+        return parameter_class(self.fpt, rest) if done < self.parameter_count and len(rest) >= 4 else None
 
     def post_build(self, pkt: bytes, pay: bytes) -> bytes:
         """Fill in Total Length."""
@@ -327,9 +390,13 @@ class CXTPContext(Packet):
     @property
     def presence(self) -> int:
         """The Presence Vector that its block must have (2.3)."""
+        return self.vector_of([(item.level_, item.number_) for item in self.parameters])
+
+    @staticmethod
+    def vector_of(keys: Iterable[tuple[int, int]]) -> int:
+        """The same, of levels and numbers."""
         vector = 0
-        for item in self.parameters:
-            level, number = item.level_, item.number_
+        for level, number in keys:
             at = number - 1 if level == 0 else min(15 + number, 29) if level == 1 else 30 + number
             vector |= 1 << 31 - at
         return vector
@@ -389,11 +456,19 @@ CONTEXTS: dict[int, type[Packet]] = {
 
 
 def context_of(blocks: list[Packet]) -> list[Packet | None]:
-    """The contexts that a message's blocks carry, put together; None for a type that is not known."""
+    """The contexts that a message's blocks carry, put together; None for a type that is not known, Raw for octets that
+    end before the context does."""
     whole: list[tuple[int, bytes]] = []
     for block in blocks:
         if block.fpt == 0xFF00 and whole:
             whole[-1] = (whole[-1][0], whole[-1][1] + bytes(block.data))
         else:
             whole.append((block.fpt, bytes(block.data)))
-    return [CONTEXTS[fpt](data) if fpt in CONTEXTS else None for fpt, data in whole]
+    return [_dissected(CONTEXTS[fpt], data) if fpt in CONTEXTS else None for fpt, data in whole]
+
+
+def _dissected(cls: type[Packet], data: bytes) -> Packet:
+    try:
+        return cls(data)
+    except struct.error:  # as scapy does with a payload
+        return Raw(data)

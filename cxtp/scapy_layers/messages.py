@@ -19,11 +19,13 @@ from scapy.fields import (
     ShortField,
     StrFixedLenField,
     StrLenField,
+    XShortField,
 )
-from scapy.layers.inet import ICMP, UDP
-from scapy.layers.inet6 import ICMPv6Unknown
-from scapy.layers.sctp import SCTP, SCTPChunkData
-from scapy.packet import Packet, Raw, bind_layers
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import _ICMPv6, icmp6typescls, icmp6typesminhdrlen
+from scapy.layers.sctp import SCTPChunkData
+from scapy.packet import Packet, Raw, bind_layers, split_bottom_up
+from scapy.utils import checksum
 
 PORT, PAYLOAD_PROTOCOL_IDENTIFIER = 5091, 0x43585450
 TYPES = {1: "CTAR", 2: "CTAA", 3: "CTD", 4: "PCTD", 5: "CTDR", 6: "CTC", 7: "CT-Req"}
@@ -207,11 +209,31 @@ ANSWERS: dict[type[Packet], tuple[type[Packet], ...]] = {
 }  # fmt: skip
 
 
-class ExperimentalMobility(Packet):
-    """The rest of an ICMP header of type 41 or 150 (RFC 4065, 8): subtype and 24 reserved bits."""
+SUBTYPE = 1
+"""CXTP's of the experimental mobility subtypes (RFC 4065, 8)."""
 
-    name = "Experimental mobility"
-    fields_desc = [ByteField("subtype", 1), StrFixedLenField("reserved", b"\0\0\0", 3)]
+
+class ExperimentalMobility(Packet):
+    """An ICMP header of type 41 with CXTP's subtype (RFC 4065, 3 and 8), in place of scapy's ICMP."""
+
+    name = "ICMP experimental mobility"
+    fields_desc = [
+        ByteField("type", 41),
+        ByteField("code", 0),
+        XShortField("chksum", None),
+        ByteField("subtype", SUBTYPE),
+        StrFixedLenField("reserved", b"\0\0\0", 3),
+    ]
+
+    @classmethod
+    def dispatch_hook(cls, _pkt: bytes | None = None, *args: Any, **kwargs: Any) -> type[Packet]:
+        """scapy's own class for all other ICMP."""
+        return ICMP if _pkt and (_pkt[0] != 41 or _pkt[4:5] != bytes((SUBTYPE,))) else cls
+
+    def post_build(self, pkt: bytes, pay: bytes) -> bytes:
+        """Fill in the checksum."""
+        pkt += pay
+        return pkt if self.chksum is not None else pkt[:2] + checksum(pkt).to_bytes(2, "big") + pkt[4:]
 
     def hashret(self) -> bytes:
         """The message's."""
@@ -222,12 +244,35 @@ class ExperimentalMobility(Packet):
         return isinstance(other, ExperimentalMobility) and bool(self.payload.answers(other.payload))
 
 
+class ExperimentalMobilityV6(_ICMPv6):
+    """The same in ICMPv6: type 150 (RFC 4065, 4); scapy fills in the checksum."""
+
+    name = "ICMPv6 experimental mobility"
+    fields_desc = [
+        ByteField("type", 150),
+        ByteField("code", 0),
+        XShortField("cksum", None),
+        ByteField("subtype", SUBTYPE),
+        StrFixedLenField("reserved", b"\0\0\0", 3),
+    ]
+
+    @classmethod
+    def dispatch_hook(cls, _pkt: bytes | None = None, *args: Any, **kwargs: Any) -> type[Packet]:
+        """Another subtype is shown as scapy shows it without us."""
+        return Raw if _pkt and _pkt[4:5] != bytes((SUBTYPE,)) else cls
+
+    def answers(self, other: Any) -> bool:
+        """The message does."""
+        return isinstance(other, ExperimentalMobilityV6) and bool(self.payload.answers(other.payload))
+
+
 def bind_ports(port: int = PORT) -> None:
-    """CXTP on this UDP and SCTP port, by its SCTP payload protocol identifier, and in ICMP."""
-    for lower in (UDP, SCTP):
-        bind_layers(lower, CXTP, dport=port)
-        bind_layers(lower, CXTP, sport=port)
+    """CXTP on this UDP port, by its SCTP payload protocol identifier, and in ICMP."""
+    bind_layers(UDP, CXTP, dport=port)
+    bind_layers(UDP, CXTP, sport=port)
     bind_layers(SCTPChunkData, CXTP, proto_id=PAYLOAD_PROTOCOL_IDENTIFIER)
-    bind_layers(ICMP, ExperimentalMobility, type=41)
-    bind_layers(ICMPv6Unknown, ExperimentalMobility, type=150)
-    bind_layers(ExperimentalMobility, CXTP, subtype=1)
+    split_bottom_up(IP, ICMP, proto=1)  # scapy takes the first class that fits; ours hands on what is not CXTP's
+    bind_layers(IP, ExperimentalMobility, proto=1)
+    icmp6typescls[150], icmp6typesminhdrlen[150] = ExperimentalMobilityV6, 8
+    for carrier in (ExperimentalMobility, ExperimentalMobilityV6):
+        bind_layers(carrier, CXTP)

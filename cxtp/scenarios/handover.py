@@ -56,7 +56,7 @@ class Story:
         port = NAT_TRAVERSAL_PORT if self.udp and not first else IKE_PORT
         ends = (self.client, self.gateway) if from_client else (self.gateway, self.client)
         for (source, destination), octets in zip((ends, ends[::-1]), exchange, strict=True):
-            self._comment(f"{what}, by gateway {self.name}")
+            self.writer.comment = f"{what}, by gateway {self.name}"
             self.writer.write_udp(self.now, source, port, destination, port, marker + octets)
             self.now += ROUND_TRIP / 2
 
@@ -83,7 +83,7 @@ class Story:
         self.vpn.move_to(self.stage.contexts, forgetful=forgetful)
 
     def _esp(self, source: IPAddress, destination: IPAddress, octets: bytes, what: str) -> None:
-        self._comment(what)
+        self.writer.comment = what
         if self.udp:
             port = NAT_TRAVERSAL_PORT
             self.writer.write_udp(self.now, source, port, destination, port, octets)
@@ -94,10 +94,6 @@ class Story:
         """A CXTP message in UDP, in ESP in transport mode between the gateways (RFC 4303, 3.1.1)."""
         sealed = self.link.protect(udp_datagram(source, destination, octets), from_client=source == self.link.client)
         self.writer.write_ip(time, source, destination, ESP, sealed)
-
-    def _comment(self, text: str) -> None:
-        if isinstance(self.writer, PcapngWriter):
-            self.writer.comment = text
 
 
 def udp_datagram(source: IPAddress, destination: IPAddress, octets: bytes) -> bytes:
@@ -132,4 +128,6 @@ def handover(
     story.ike(vpn.rekey_child(), "CHILD_SA rekeyed", from_client=False)
     story.ike(vpn.delete_child(old), "the old CHILD_SA deleted", from_client=False)
     story.pings(1 + 2 * PINGS)
+    story.stage.now = story.now
+    story.stage.close()
     return (*vpn.all_contexts(), *story.link.all_contexts())

@@ -7,10 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from itertools import count
 
-from ..adapters.capture import PcapngWriter, PcapWriter
+from ..adapters.capture import PcapWriter, SentData
 from ..config import ProtocolConfig, Timers
 from ..constants import PORT, FeatureProfileType
 from ..errors import LocalError
@@ -28,11 +29,16 @@ from ..roles.events import (
     TransferAborted,
 )
 from ..wire import ICMP_TYPES, IcmpMessage, build, build_icmp, parse
+from .tls_link import TlsLink
 
 BEGIN = 1_767_225_600.0
 """2026-01-01 00:00:00 UTC."""
 LATENCY = (0.004, 0.009)
 """Seconds from one party to another: a metropolitan network."""
+AHEAD = 0.05
+"""Seconds before a story begins that its routers connect: the channel stands in advance (RFC 4067, 6.2)."""
+REPEAT_AFTER = 0.05
+"""Seconds until SCTP sends again what nobody acknowledged: its timer's lower bound in ``cxtp node``."""
 INSTALLING = 0.002
 """Seconds that a router takes to store and install contexts."""
 MN_KEY = bytes(range(20))
@@ -45,20 +51,20 @@ ADDRESSES = {
 # The initial waits of the RFC's timers are meant for a wire; a story's repetitions come soon.
 CONFIG = ProtocolConfig(Timers(max_transfer_time=4.0, max_handover_time=20.0))
 
-Fate = Callable[[Message, int], int]
-"""How many copies of a message arrive; the number counts messages of its type, from 1."""
+Fate = Callable[[Message, int], bool]
+"""Whether a message arrives; the number counts messages of its type, from 1."""
 
 
-def arrives(message: Message, number: int) -> int:
-    """Once, as it should."""
-    return 1
+def always(message: Message, number: int) -> bool:
+    """It does."""
+    return True
 
 
 @dataclass
 class Script:
     """What happens beside the protocol's own course."""
 
-    fate: Fate = arrives
+    fate: Fate = always
     statuses: tuple[ContextStatus, ...] = ()
     """What the new router says of the contexts."""
     success: bool | None = None
@@ -104,6 +110,17 @@ class Stage:
         self._tasks: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._sent: dict[tuple[str, IPAddress], int] = {}
+        self._tls: TlsLink | None = None
+        writer.delay = LATENCY[0]
+        ends = (named["previous"], PORT, named["new"], PORT)
+        if transport == "sctp":
+            writer.open_sctp(BEGIN - AHEAD, *ends)
+        elif transport == "tcp":
+            writer.open_tcp(BEGIN - AHEAD, *ends)
+        elif transport == "tls":
+            routers = (("previous.example.org", named["previous"]), ("new.example.org", named["new"]))
+            self._tls = TlsLink(writer, random.Random(seed), BEGIN - AHEAD, routers)
+            self.link = self._tls.carry
 
     def at(self, seconds: float, task: Callable[[], None]) -> None:
         """Later, from now."""
@@ -127,6 +144,11 @@ class Stage:
                 if due is not None and due <= self.now:
                     party.handle_timer(self.now)
                     self._settle()
+
+    def close(self) -> None:
+        """The routers' connection, where it has an end of its own."""
+        if self._tls is not None:
+            self._tls.close(self.now + AHEAD)
 
     def _next(self) -> float | None:
         times = [queue[0][0] for queue in (self._in_flight, self._tasks) if queue]
@@ -183,29 +205,42 @@ class Stage:
             message, destination = outgoing.message, outgoing.peer.address
             kind = (message.short_name, source.address)
             number = self._sent[kind] = self._sent.get(kind, 0) + 1
-            copies = self.script.fate(message, number)
-            self.say(message, build(message), source.address, destination, lost=not copies, number=number)
-            for _ in range(copies):
-                when = self.now + self._random.uniform(*LATENCY)
+            arrives = self.script.fate(message, number)
+            note = f", number {number} of its kind" if number > 1 else ""
+            sent = self.say(message, build(message), source.address, destination, lost=not arrives, note=note)
+            delay = 0.0
+            if sent is not None and not arrives:  # the association repeats it, and no role knows
+                arrives, delay = True, REPEAT_AFTER
+                self.at(delay, partial(self._repeat, message, sent))
+            if arrives:
+                when = self.now + delay + self._random.uniform(*LATENCY)
                 heapq.heappush(self._in_flight, (when, next(self._order), build(message), source, destination))
 
+    def _repeat(self, message: Message, sent: SentData) -> None:
+        self.writer.comment = f"{message.short_name}: its last packet once more, by SCTP"
+        self.writer.repeat_sctp(self.now, sent)
+
     def say(
-        self, message: Message, octets: bytes, source: IPAddress, destination: IPAddress, *, lost: bool, number: int
-    ) -> None:
+        self, message: Message, octets: bytes, source: IPAddress, destination: IPAddress, *, lost: bool = False,
+        note: str = "",
+    ) -> SentData | None:
         """Into the capture, which is taken where the sender is: what is lost later is there."""
-        if isinstance(self.writer, PcapngWriter):
-            repeated = f", number {number} of its kind" if number > 1 else ""
-            self.writer.comment = f"{message.short_name}{repeated}{': lost behind this point' if lost else ''}"
         mobile = self.mobile_peer.address in (source, destination)
+        if lost:
+            what = "its last packet is lost" if self.transport == "sctp" and not mobile else "lost"
+            note += f": {what} behind this point"
+        self.writer.comment = message.short_name + note
         if mobile:
             icmp = IcmpMessage(ICMP_TYPES[source.version], octets)
             self.writer.write_icmp(self.now, source, destination, build_icmp(icmp, (source, destination)))
-            return
-        if self.link is not None:
+        elif self.link is not None:
             self.link(self.now, source, destination, octets)
-            return
-        write = {"sctp": self.writer.write_sctp, "udp": self.writer.write_udp, "tcp": self.writer.write_tcp}
-        write[self.transport](self.now, source, PORT, destination, PORT, octets)
+        elif self.transport == "sctp":
+            return self.writer.write_sctp(self.now, source, PORT, destination, PORT, octets, lost=lost)
+        else:
+            write = self.writer.write_udp if self.transport == "udp" else self.writer.write_tcp
+            write(self.now, source, PORT, destination, PORT, octets)
+        return None
 
 
 def failed(contexts: Sequence[EncodedContext], status: int) -> tuple[ContextStatus, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ..messages import (
     Message,
 )
 from .handover import ENDS, handover
-from .stage import GENERATION, MN_KEY, Script, Stage, failed
+from .stage import CONFIG, GENERATION, MN_KEY, Fate, Script, Stage, failed
 from .vpn import Vpn
 
 Contexts = tuple[IkeSaContext | IpsecSaContext, ...]
@@ -84,6 +84,7 @@ def _transfer(
         stage = Stage(writer, seed, moved, script(moved), version=version, transport=transport)
         act(stage)
         stage.run()
+        stage.close()
         return vpn.all_contexts()
 
     return tell
@@ -127,12 +128,22 @@ def _ask_with_null_token(stage: Stage) -> None:
     stage.new.new.request(stage.mn, stage.previous_peer, stage.now)
 
 
-def _lose(kind: type[Message], copies: int) -> Callable[[tuple[EncodedContext, ...]], Script]:
-    """The first message of a type is lost, or doubled."""
-    def fate(message: Message, number: int) -> int:
-        return copies if type(message) is kind and number == 1 else 1
+def _first_lost(kind: type[Message]) -> Fate:
+    """The first message of a type does not arrive."""
+    return lambda message, number: type(message) is not kind or number != 1
 
-    return lambda contexts: Script(fate=fate)
+
+def _lose(kind: type[Message]) -> Callable[[tuple[EncodedContext, ...]], Script]:
+    return lambda contexts: Script(fate=_first_lost(kind))
+
+
+def _slow(contexts: tuple[EncodedContext, ...]) -> Script:
+    """The new router takes longer than a mobile node waits (CT_REQUEST_RETRY)."""
+    return Script(installing=CONFIG.timers.request_retry * 1.2)
+
+
+def _unknown_and_lost(contexts: tuple[EncodedContext, ...]) -> Script:
+    return replace(_unknown(contexts), fate=_first_lost(ContextTransferData))
 
 
 def _unknown(contexts: tuple[EncodedContext, ...]) -> Script:
@@ -183,13 +194,17 @@ _ALL = (
     Scenario("unknown-type", "a context type that the new router does not know is kept, and told of: S=1, status 2",
              "2.5.4", _transfer(_activate, _unknown, contexts=(EncodedContext(0x7001, bytes(16)),))),
     Scenario("lost-request", "the CTAR is lost, and repeated", "6.1",
-             _transfer(_activate, _lose(ContextTransferActivateRequest, 0), transport="udp")),
+             _transfer(_activate, _lose(ContextTransferActivateRequest), transport="udp")),
     Scenario("lost-data", "the CTD is lost on UDP, and repeated", "3.1",
-             _transfer(_push, _lose(ContextTransferData, 0), transport="udp")),
+             _transfer(_push, _lose(ContextTransferData), transport="udp")),
+    Scenario("lost-chunk", "a CTD's DATA chunk is lost on SCTP, which sends it again with the same TSN", "3.1",
+             _transfer(_push, _lose(ContextTransferData))),
+    Scenario("lost-chunk-of-several", "the same with a CTD in four packets, of which three are acknowledged", "3.1",
+             _transfer(_push, _unknown_and_lost, contexts=_LARGE)),
     Scenario("lost-reply", "the CTDR is lost on UDP; the CTD comes again, and is answered alike", "2.5.4",
-             _transfer(_push, _lose(ContextTransferDataReply, 0), transport="udp")),
-    Scenario("duplicate-request", "the CTAR arrives twice, and asks once", "2.5.1",
-             _transfer(_activate, _lose(ContextTransferActivateRequest, 2))),
+             _transfer(_push, _lose(ContextTransferDataReply), transport="udp")),
+    Scenario("duplicate-request", "the new router takes long, and the CTAR comes twice: it asks once and answers once",
+             "2.5.1", _transfer(_activate, _slow)),
     Scenario("null-token", "a CT-Req with a null token, answered by a PCTD", "2.5.6", _transfer(_ask_with_null_token)),
     Scenario("multicast-listener", "the context type of Appendix B", "Appendix B",
              _transfer(_activate, version=6, contexts=(_LISTENER,))),
@@ -200,11 +215,15 @@ _ALL = (
              _transfer(_activate_forged)),
     Scenario("tcp", "messages framed by their own Length, as TLS carries them", "3.1",
              _transfer(_push, transport="tcp")),
+    Scenario("tls", "mobile-reactive over TLS 1.3 with mutual certificates; the capture holds the secrets", "3.1",
+             _transfer(_activate, transport="tls")),
     Scenario("handover", "IKE_SA_INIT, IKE_AUTH, ESP via A; the session moves; ESP, liveness, rekeying via B", "1",
              _handover()),
     Scenario("handover-ipv6", "the same over IPv6", "1", _handover(version=6)),
     Scenario("handover-udp", "the same with ESP and IKE in UDP port 4500, CXTP over UDP", "1",
              _handover(udp=True, transport="udp")),
+    Scenario("handover-tls", "the same with the gateways' own link in TLS 1.3, as nodes have it by default", "1",
+             _handover(transport="tls")),
     Scenario("handover-esp-link", "the same; the gateways' own link is protected by ESP, as it has to be", "6",
              _handover(transport="esp")),
     Scenario("handover-numbers-again", "gateway B begins at sequence number 1 again: what must never be", "6",

@@ -1,4 +1,4 @@
--- Wireshark's dissector of the Context Transfer Protocol (RFC 4067) and of the IKE_SA and IPsec_SA contexts that it moves.
+-- Wireshark's dissector of the Context Transfer Protocol (RFC 4067) and of the IKE_SA and IPsec_SA contexts in it.
 -- Wireshark 4.0 and later, Lua 5.2 and 5.4.  Put there by `cxtp wireshark install`.
 
 set_plugin_info({ version = "1.0", author = "cxtp", repository = "cxtp" })
@@ -36,8 +36,10 @@ cxtp.prefs.replica = Pref.uint("FPT of replicas", 0xFF04, "docs/context-formats.
 local token = part("token")()
 local settings = { numbers = {}, learned_keys = {}, token_keys = {}, learn_keys = true }
 local kinds = {}
-local TITLES = { continuation = "continuation", ike_sa = "IKE_SA", ipsec_sa = "IPsec_SA", manifest = "transfer manifest",
-    replica = "replica", listener = "IPv6 multicast listener" }
+local TITLES = {
+    continuation = "continuation", ike_sa = "IKE_SA", ipsec_sa = "IPsec_SA", manifest = "transfer manifest",
+    replica = "replica", listener = "IPv6 multicast listener",
+}
 
 local function read_preferences()
     kinds = { [1] = "listener" }
@@ -61,7 +63,7 @@ cxtp.prefs_changed = read_preferences
 read_preferences()
 
 local Reader = part("reader")(fields, experts)
-local contexts = part("contexts")(names, fields, experts, Reader)
+local contexts = part("contexts")(names, fields, Reader, part("parameters"))
 local tracking = part("tracking")(fields, experts)
 local messages = part("messages")(names, fields, experts, Reader, contexts, token, tracking, settings)
 
@@ -150,9 +152,7 @@ local function checksum_fits(tvb, pinfo, name)
     local total = sum(tvb())
     if name == "icmpv6" then
         for _, address in ipairs({ pinfo.net_src, pinfo.net_dst }) do
-            local tail = ByteArray.new()
             for _, group in ipairs(settings.ipv6_groups(tostring(address))) do total = total + group end
-            tail:set_size(0)
         end
         total = total + tvb:len() + 58
     end
@@ -220,13 +220,16 @@ for name, number in pairs(ICMP_TYPES) do
             show_in_icmp(tvb, pinfo, root, name)
             return tvb:len()
         end
-        local taken = original:call(tvb, pinfo, root)
-        if tvb:len() >= 1 and tvb(0, 1):uint() == number then
-            if not (tvb:len() >= 5 and tvb(4, 1):uint() == 0) then -- subtype 0 is CARD (RFC 4066)
-                show_in_icmp(tvb, pinfo, root, name)
-            end
+        -- What it finds malformed would be a Lua error here, in place of what Wireshark says without us.
+        local fine, taken = pcall(original.call, original, tvb, pinfo, root)
+        local other = tvb:len() >= 5 and tvb(4, 1):uint() == 0 -- subtype 0 is CARD (RFC 4066)
+        if tvb:len() >= 1 and tvb(0, 1):uint() == number and not other then
+            show_in_icmp(tvb, pinfo, root, name)
+        elseif not fine then
+            root:add(carrier, tvb()):add_proto_expert_info(experts.lower, "[Malformed Packet: " .. name:upper() .. "]")
+            pinfo.cols.info:append(" [Malformed Packet]")
         end
-        return taken
+        return fine and taken or tvb:len()
     end
     DissectorTable.get("ip.proto"):add(name == "icmp" and 1 or 58, carrier)
 end

@@ -177,7 +177,8 @@ return function(names)
     number(16, "ipsec.ke", "KE", names.key_exchange)
     number(8, "ipsec.kind", "Kind", names.keymat)
     all("bytes", {
-        { "ipsec.inbound_encryption", "Inbound Encryption Key" }, { "ipsec.inbound_integrity", "Inbound Integrity Key" },
+        { "ipsec.inbound_encryption", "Inbound Encryption Key" },
+        { "ipsec.inbound_integrity", "Inbound Integrity Key" },
         { "ipsec.outbound_encryption", "Outbound Encryption Key" },
         { "ipsec.outbound_integrity", "Outbound Integrity Key" }, { "ipsec.shared_secret", "g^ir (new)" },
         { "ipsec.additional_secrets", "SK(n)" },
@@ -213,6 +214,7 @@ return function(names)
         experts[abbreviation] = ProtoExpert.new("cxtp.expert." .. abbreviation, label, group, severity)
     end
     info("malformed", "Not a CXTP message", expert.group.MALFORMED, expert.severity.ERROR)
+    info("lower", "Malformed ICMP packet", expert.group.MALFORMED, expert.severity.ERROR)
     info("checksum", "ICMP checksum is wrong", expert.group.CHECKSUM, expert.severity.ERROR)
     info("context_malformed", "Not a context of its type", expert.group.MALFORMED, expert.severity.ERROR)
     info("context_missing", "A mandatory parameter is missing", expert.group.MALFORMED, expert.severity.ERROR)

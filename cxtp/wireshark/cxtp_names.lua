@@ -78,8 +78,8 @@ return function()
     }
     names.ipsec = {
         M = {
-            "host addresses", "SPIs", "IPComp", "sequence numbers", "anti-replay window", "mode", "lifetime", "path MTU",
-            "upper-layer protocol", "traffic selectors", "protocol and algorithms", "KEYMAT",
+            "host addresses", "SPIs", "IPComp", "sequence numbers", "anti-replay window", "mode", "lifetime",
+            "path MTU", "upper-layer protocol", "traffic selectors", "protocol and algorithms", "KEYMAT",
         },
         O = { "IKE_SA" },
         V = { "processing unit" },

@@ -1,4 +1,5 @@
--- The authorization token (RFC 4067, 2.5.1): the first 32 bits of HMAC-SHA1.  Lua 5.2's bit32, or LuaBitOp, or 5.4's operators.
+-- The authorization token (RFC 4067, 2.5.1): the first 32 bits of HMAC-SHA1.
+-- With Lua 5.2's bit32, or LuaBitOp, or 5.4's operators.
 return function()
     local token = {}
     local bxor, band, bor, rol
@@ -46,8 +47,9 @@ return function()
                 a, b, c, d, e = math.floor(sum), a, rol(b, 30) % 2 ^ 32, c, d
                 c = math.floor(c)
             end
-            h[1], h[2], h[3] = math.floor((h[1] + a) % 2 ^ 32), math.floor((h[2] + b) % 2 ^ 32), math.floor((h[3] + c) % 2 ^ 32)
-            h[4], h[5] = math.floor((h[4] + d) % 2 ^ 32), math.floor((h[5] + e) % 2 ^ 32)
+            for place, word_ in ipairs({ a, b, c, d, e }) do
+                h[place] = math.floor((h[place] + word_) % 2 ^ 32)
+            end
         end
         return octets_of(h[1]) .. octets_of(h[2]) .. octets_of(h[3]) .. octets_of(h[4]) .. octets_of(h[5])
     end

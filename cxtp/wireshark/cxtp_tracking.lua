@@ -11,9 +11,9 @@ return function(fields, experts)
     tracking.forget()
 
     local function ends(pinfo)
-        local there = tostring(pinfo.src) .. ":" .. pinfo.src_port .. ">" .. tostring(pinfo.dst) .. ":" .. pinfo.dst_port
-        local back = tostring(pinfo.dst) .. ":" .. pinfo.dst_port .. ">" .. tostring(pinfo.src) .. ":" .. pinfo.src_port
-        return there, back
+        local source = tostring(pinfo.src) .. ":" .. pinfo.src_port
+        local destination = tostring(pinfo.dst) .. ":" .. pinfo.dst_port
+        return source .. ">" .. destination, destination .. ">" .. source
     end
 
     -- the exchanges: which message asks (`asks`), which answers (`answers`)
@@ -37,7 +37,8 @@ return function(fields, experts)
         local exchange = EXCHANGES[message.type] or {}
         for _, what in ipairs(exchange.answers or {}) do
             local suffix = "|" .. what .. "|" .. message.mn
-            local request = message.transfer_id and what == "data" and asked[back .. suffix .. "|" .. message.transfer_id]
+            local request = message.transfer_id and what == "data"
+                and asked[back .. suffix .. "|" .. message.transfer_id]
             request = request or asked[back .. suffix]
             if request then
                 note.response_to, note.response_time = request.frame, now - request.time

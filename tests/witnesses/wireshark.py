@@ -44,11 +44,16 @@ def run(tshark: str, capture: Path, *options: str, home: Path | None = None) -> 
     return said
 
 
-def packets(tshark: str, capture: Path, *options: str, home: Path | None = None) -> Iterator[list[ElementTree.Element]]:
-    """Of each packet, the trees of its CXTP messages."""
+def packets(
+    tshark: str, capture: Path, *options: str, home: Path | None = None, malformed: list[int] | None = None
+) -> Iterator[list[ElementTree.Element]]:
+    """Of each packet, the trees of its CXTP messages.  ``malformed`` takes the places of packets that a dissector of
+    Wireshark's own gave up; without it none may be."""
     said = run(tshark, capture, "-T", "pdml", "-J", "cxtp", *options, home=home)
-    for packet in ElementTree.fromstring(said.encode()).iter("packet"):
-        assert packet.find("proto[@name='_ws.malformed']") is None
+    for place, packet in enumerate(ElementTree.fromstring(said.encode()).iter("packet")):
+        if packet.find("proto[@name='_ws.malformed']") is not None:
+            assert malformed is not None
+            malformed.append(place)
         yield packet.findall("proto[@name='cxtp']")
 
 

@@ -10,6 +10,7 @@ gives each IP packet to :func:`udp_datagram`, :func:`icmp_message`, :class:`TcpR
 
 from __future__ import annotations
 
+from .association import SentData
 from .files import CapturedPacket, CaptureError, read_packets
 from .internet import IpPacket, ip_packets
 from .pcapng import PcapngWriter
@@ -36,6 +37,7 @@ __all__ = [
     "PcapngWriter",
     "SctpData",
     "SctpReader",
+    "SentData",
     "TcpData",
     "TcpReader",
     "UdpDatagram",

@@ -9,7 +9,8 @@ from contexts.values import IPAddress
 from .files import PathLike
 from .writer import PcapWriter
 
-_SECTION_HEADER, _INTERFACE_DESCRIPTION, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 6
+_SECTION_HEADER, _INTERFACE_DESCRIPTION, _ENHANCED_PACKET, _DECRYPTION_SECRETS = 0x0A0D0D0A, 1, 6, 10
+_TLS_KEY_LOG = 0x544C534B
 _COMMENT = 1
 _ETHERNET = 1
 _SNAP_LENGTH = 262_144
@@ -23,13 +24,18 @@ class PcapngWriter(PcapWriter):
     """
 
     def __init__(self, path: PathLike, *, mtu: int = 1500) -> None:
-        self.comment = ""
         self.hardware: dict[IPAddress, IPAddress] = {}
         super().__init__(path, mtu=mtu)
 
     def hardware_address(self, address: IPAddress) -> bytes:
         """As it is now: an address may move from one machine to another."""
         return super().hardware_address(self.hardware.get(address, address))
+
+    def write_secrets(self, key_log: str) -> None:
+        """A Decryption Secrets Block, from which Wireshark decrypts without being told more."""
+        octets = key_log.encode("ascii")
+        head = struct.pack("<II", _TLS_KEY_LOG, len(octets))
+        self._put(_block(_DECRYPTION_SECRETS, head + octets + bytes(-len(octets) % 4)))
 
     def _beginning(self) -> bytes:
         header = _block(_SECTION_HEADER, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))

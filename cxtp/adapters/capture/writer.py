@@ -6,24 +6,26 @@ segments (TCP), never as a jumbo frame.  Nothing is random: the same calls give 
 
 from __future__ import annotations
 
+import heapq
+import math
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from itertools import count
 from types import TracebackType
 from typing import BinaryIO
-
-from scapy.layers.sctp import crc32c
 
 from contexts.values import IPAddress
 from cxtp.constants import PAYLOAD_PROTOCOL_IDENTIFIER
 from cxtp.errors import ConfigurationError, LocalError
 from cxtp.wire import internet_checksum
 
+from .association import Association, Ends, SentData, turned
 from .files import PathLike
 
 _ICMP, _TCP, _UDP, _FRAGMENT, _ICMPV6, _SCTP = 1, 6, 17, 44, 58, 132
-_ENDING, _BEGINNING, _UNORDERED = 1, 2, 4
 _FIN, _SYN, _PSH, _ACK = 1, 2, 8, 16
 
 _ACKNOWLEDGE_EVERY = 8
@@ -41,9 +43,6 @@ class _Connection:
     other: int
 
 
-_Ends = tuple[IPAddress, int, IPAddress, int]
-
-
 class PcapWriter:
     """Writes packets into a new pcap file (Ethernet, microseconds), readable by its owner alone: CXTP without
     transport security shows keys.
@@ -59,8 +58,16 @@ class PcapWriter:
         self.mtu = mtu
         self.packets = 0
         self._identification = 0
-        self._connections: dict[_Ends, _Connection] = {}
-        self._transmission_sequence_numbers: dict[_Ends, int] = {}
+        self.delay = 0.0
+        """Seconds from one end to the other, after which TCP and SCTP answer."""
+        self.comment = ""
+        """What the packets written from then on are, where the format has a place for it."""
+        self._connections: dict[Ends, _Connection] = {}
+        self._associations: dict[Ends, Association] = {}
+        self._pending: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._now = 0.0
+        self._advancing = False
         self._opened = 0
         self._last_time = 0.0
         self._file: BinaryIO
@@ -80,17 +87,26 @@ class PcapWriter:
         self.close()
 
     def close(self) -> None:
-        """Close the TCP connections that are open (FIN both ways), then the file."""
+        """Close the TCP connections (FIN both ways) and SCTP associations that are open, then the file."""
         if self._file.closed:
             return
         try:
+            self._advance(math.inf)
+            self.comment = ""
+            time = self._last_time + 10 * self.delay
             for ends in list(self._connections):
-                self.close_tcp(self._last_time, *ends)
+                self.close_tcp(time, *ends)
+            for association in self._associations.values():
+                association.close(time)
+            self._advance(math.inf)
             self._file.close()
         except OSError as error:
             raise ConfigurationError(f"{self.path} can't be written: {error.strerror}") from error
         finally:
             self._file.close()
+
+    def write_secrets(self, key_log: str) -> None:
+        """TLS secrets of connections that follow, in the lines of SSLKEYLOGFILE; pcap has no place for them."""
 
     # --- what is written ----------------------------------------------------------------------------------------
 
@@ -127,27 +143,42 @@ class PcapWriter:
         The first octets between two ends are preceded by a handshake, which ``source`` opens; the receiver
         acknowledges; :meth:`close_tcp` or :meth:`close` end it.
         """
+        self._advance(time)
         ends = (source, source_port, destination, destination_port)
-        self._connect(time, ends)
+        if self._connection(ends) is None:
+            self._open_tcp(time, ends, 0.0)
         room = self.mtu - (40 if source.version == 4 else 60)
         for number, start in enumerate(range(0, len(payload), room), 1):
             part = payload[start : start + room]
             last = start + room >= len(payload)
             self._segment(time, ends, _ACK | (_PSH if last else 0), part)
             if last or not number % _ACKNOWLEDGE_EVERY:
-                self._segment(time, _turned(ends), _ACK)
+                self._acknowledge(time + self.delay, turned(ends))
+
+    def open_tcp(
+        self, time: float, source: IPAddress, source_port: int, destination: IPAddress, destination_port: int
+    ) -> None:
+        """SYN, SYN ACK, ACK: done two delays after ``time``."""
+        self._advance(time)
+        self._open_tcp(time, (source, source_port, destination, destination_port), self.delay)
 
     def close_tcp(
         self, time: float, source: IPAddress, source_port: int, destination: IPAddress, destination_port: int
     ) -> None:
         """End the connection between the two ends, ``source`` first; nothing where there is none."""
+        self._advance(time)
         ends = (source, source_port, destination, destination_port)
-        if ends in self._connections or _turned(ends) in self._connections:
-            self._segment(time, ends, _FIN | _ACK)
-            self._segment(time, _turned(ends), _FIN | _ACK)
-            self._segment(time, ends, _ACK)
+        if self._connection(ends) is None:
+            return
+
+        def end() -> None:
+            self._segment(time + 2 * self.delay, ends, _ACK)
             self._connections.pop(ends, None)
-            self._connections.pop(_turned(ends), None)
+            self._connections.pop(turned(ends), None)
+
+        self._segment(time, ends, _FIN | _ACK)
+        self._at(time + self.delay, lambda: self._segment(time + self.delay, turned(ends), _FIN | _ACK))
+        self._at(time + 2 * self.delay, end)
 
     def write_sctp(
         self,
@@ -159,21 +190,46 @@ class PcapWriter:
         payload: bytes,
         *,
         payload_protocol_identifier: int = PAYLOAD_PROTOCOL_IDENTIFIER,
-    ) -> None:
-        """One SCTP user message, unordered, on stream 0 (RFC 9260, 3.3.1): a DATA chunk per packet, in as many packets
-        as it takes.  The association's set-up is not written: the verification tag is 0."""
+        lost: bool = False,
+    ) -> SentData:
+        """One SCTP user message, unordered, on stream 0: the next of the association between the two ends.
+
+        The first message is preceded by INIT, INIT ACK, COOKIE ECHO and COOKIE ACK, as its sender opens the
+        association; the receiver acknowledges; :meth:`close` shuts it down.  ``lost``: the message's last packet
+        does not arrive; give what is returned to :meth:`repeat_sctp`.
+        """
+        self._advance(time)
         ends = (source, source_port, destination, destination_port)
-        room = (self.mtu - (20 if source.version == 4 else 40) - 12 - 16) // 4 * 4
-        for start in range(0, max(len(payload), 1), room):
-            part = payload[start : start + room]
-            flags = _UNORDERED | (_BEGINNING if start == 0 else 0) | (_ENDING if start + room >= len(payload) else 0)
-            number = self._transmission_sequence_numbers.get(ends, 1)
-            self._transmission_sequence_numbers[ends] = number + 1
-            chunk = struct.pack("!BBHIHHI", 0, flags, 16 + len(part), number, 0, 0, payload_protocol_identifier)
-            head = struct.pack("!HHI", source_port, destination_port, 0)
-            body = chunk + part + bytes(-len(part) % 4)
-            checksum = crc32c(head + bytes(4) + body)  # scapy gives it as it goes on the wire
-            self.write_ip(time, source, destination, _SCTP, head + struct.pack("!I", checksum) + body)
+        association = self._association(ends) or self._open_sctp(time, ends, 0.0)
+        return association.send(time, ends, payload, payload_protocol_identifier, lost=lost)
+
+    def open_sctp(
+        self, time: float, source: IPAddress, source_port: int, destination: IPAddress, destination_port: int
+    ) -> None:
+        """INIT, INIT ACK, COOKIE ECHO, COOKIE ACK: done three delays after ``time``."""
+        self._advance(time)
+        self._open_sctp(time, (source, source_port, destination, destination_port), self.delay)
+
+    def _open_sctp(self, time: float, ends: Ends, delay: float) -> Association:
+        _ports(ends[1], ends[3])
+        room = (self.mtu - (20 if ends[0].version == 4 else 40) - 12) // 4 * 4
+        association = self._associations[ends] = Association(ends, room, self._put_sctp, self._at, self.delay)
+        association.open(time, delay)
+        return association
+
+    def repeat_sctp(self, time: float, sent: SentData) -> None:
+        """The last packet of a message once more, with the same TSN."""
+        self._advance(time)
+        association = self._association(sent.ends)
+        if association is None:
+            raise LocalError("there is no such association any more")
+        association.repeat(time, sent)
+
+    def _association(self, ends: Ends) -> Association | None:
+        return self._associations.get(ends) or self._associations.get(turned(ends))
+
+    def _put_sctp(self, time: float, source: IPAddress, destination: IPAddress, octets: bytes) -> None:
+        self.write_ip(time, source, destination, _SCTP, octets)
 
     def write_icmp(self, time: float, source: IPAddress, destination: IPAddress, octets: bytes) -> None:
         """One ICMP message, from its type on, with hop limit 255 (RFC 4067, 3.2); its checksum is put right."""
@@ -196,6 +252,7 @@ class PcapWriter:
         hop_limit: int = 64,
     ) -> None:
         """One IP packet with the upper layer's octets as they are; above the MTU as fragments."""
+        self._advance(time)
         if source.version != destination.version:
             raise LocalError(f"no packet goes from {source} to {destination}: two versions of IP")
         if len(payload) > 65_535 - (20 if source.version == 4 else 0):
@@ -204,6 +261,27 @@ class PcapWriter:
             self._ipv4(time, source, destination, protocol, payload, hop_limit)
         elif isinstance(source, IPv6Address) and isinstance(destination, IPv6Address):
             self._ipv6(time, source, destination, protocol, payload, hop_limit)
+
+    # --- what happens later ---------------------------------------------------------------------------------------
+
+    def _at(self, time: float, write: Callable[[], None]) -> None:
+        """Call before anything later is written; at once, where it is that time."""
+        heapq.heappush(self._pending, (time, next(self._order), write))
+        self._advance(self._now)
+
+    def _advance(self, time: float) -> None:
+        if self._advancing:  # what is written now comes first, and then what is due at the same time
+            return
+        self._advancing = True
+        while self._pending and self._pending[0][0] <= time:
+            when, _, write = heapq.heappop(self._pending)
+            self._now = max(self._now, when)
+            comment, self.comment = self.comment, ""
+            write()
+            self.comment = comment
+        self._advancing = False
+        if time != math.inf:
+            self._now = max(self._now, time)
 
     # --- IP and below -------------------------------------------------------------------------------------------
 
@@ -266,22 +344,33 @@ class PcapWriter:
 
     # --- TCP ----------------------------------------------------------------------------------------------------
 
-    def _connect(self, time: float, ends: _Ends) -> None:
-        if ends in self._connections or _turned(ends) in self._connections:
-            return
+    def _connection(self, ends: Ends) -> _Connection | None:
+        return self._connections.get(ends) or self._connections.get(turned(ends))
+
+    def _open_tcp(self, time: float, ends: Ends, delay: float) -> None:
         self._opened += 1
         initial = self._opened * 0x01000000
         self._connections[ends] = _Connection(initial & 0xFFFFFFFF, (initial + 0x00800000) & 0xFFFFFFFF)
         self._segment(time, ends, _SYN)
-        self._segment(time, _turned(ends), _SYN | _ACK)
-        self._segment(time, ends, _ACK)
+        self._at(time + delay, lambda: self._segment(time + delay, turned(ends), _SYN | _ACK))
+        self._at(time + 2 * delay, lambda: self._segment(time + 2 * delay, ends, _ACK))
 
-    def _segment(self, time: float, ends: _Ends, flags: int, payload: bytes = b"") -> None:
+    def _acknowledge(self, time: float, ends: Ends) -> None:
+        """Of all that the other end has sent up to now; ``ends`` are the receiver's own."""
+        connection = self._connections.get(ends)
+        told = self._connections[turned(ends)].opener if connection is None else connection.other
+        self._at(time, lambda: self._segment(time, ends, _ACK, told=told))
+
+    def _segment(
+        self, time: float, ends: Ends, flags: int, payload: bytes = b"", *, told: int | None = None
+    ) -> None:
+        """``told``: what is acknowledged, where that is not all."""
         source, source_port, destination, destination_port = ends
         opening = ends in self._connections
-        connection = self._connections[ends if opening else _turned(ends)]
+        connection = self._connections[ends if opening else turned(ends)]
         sequence = connection.opener if opening else connection.other
         acknowledgment = (connection.other if opening else connection.opener) if flags & _ACK else 0
+        acknowledgment = acknowledgment if told is None else told
         options = b""
         if flags & _SYN:
             options = struct.pack("!BBH", 2, 4, self.mtu - (40 if source.version == 4 else 60))
@@ -296,10 +385,6 @@ class PcapWriter:
             connection.opener = advanced
         else:
             connection.other = advanced
-
-
-def _turned(ends: _Ends) -> _Ends:
-    return ends[2], ends[3], ends[0], ends[1]
 
 
 def _ports(source_port: int, destination_port: int) -> bytes:
