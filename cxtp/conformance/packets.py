@@ -17,9 +17,10 @@ from contexts.session import ProtectedPacket, RestoredSession
 from contexts.values import IPAddress
 
 from ..adapters.capture import IpPacket
-from ..constants import NAT_TRAVERSAL_PORT
 from ..errors import LocalError, RemoteError, ReplayError
-from .story import Bounded
+from .associations import Associations
+from .bounded import Bounded
+from .protection import esp_octets
 
 MAXIMUM_CONTEXTS = 4096
 """Contexts that are tried on a capture's packets (ours)."""
@@ -29,8 +30,7 @@ REMEMBERED_NUMBERS = 4096
 
 FINDINGS_KEPT = 64
 
-_ESP = 50
-_PROTECTED_BY_ESP = (_ESP, 17)
+_PROTECTED_BY_ESP = (50, 17)
 
 SaKey = tuple[IPAddress, int]
 """Destination and SPI: what names one direction of an SA (RFC 4301, 4.1)."""
@@ -103,6 +103,7 @@ class PacketFacts:
         self.moved = list(moved)[:MAXIMUM_CONTEXTS]
         self.opened = {"ike": Opened(), "esp": Opened(), "ah": Opened()}
         self.directions: OrderedDict[SaKey, Direction] = Bounded()
+        self.associations = Associations()
         self.unrestored: list[tuple[int, str]] = []
         self.session = self._restore()
         self._moves = sorted({m.number for m in self.moved if m.number})
@@ -133,6 +134,7 @@ class PacketFacts:
 
     def take(self, packet: IpPacket) -> None:
         """One packet of the capture."""
+        self.associations.take(packet)
         if packet.protocol not in _PROTECTED_BY_ESP:
             if self.session is not None and packet.protocol == 51:
                 self._open(packet)
@@ -179,19 +181,6 @@ def _open(session: RestoredSession, packet: ProtectedPacket) -> None:
         session.open(packet, replays=False)  # from before the hand-over: its keys are proved all the same
 
 
-def esp_octets(packet: IpPacket) -> bytes | None:
-    """An ESP packet from its SPI, raw or in UDP (RFC 3948); None for all else."""
-    if packet.protocol == _ESP:
-        return packet.payload if len(packet.payload) > 8 else None
-    if packet.protocol != 17:
-        return None
-    payload = packet.payload
-    ports = (int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big"))
-    if NAT_TRAVERSAL_PORT not in ports or len(payload) < 17 or not any(payload[8:12]):
-        return None
-    return payload[8:]
-
-
 def identity(context: Context) -> SessionKey:
     """What names the SA that a context describes."""
     if isinstance(context, IkeSaContext):
@@ -201,4 +190,4 @@ def identity(context: Context) -> SessionKey:
     return ("other", id(context))
 
 
-__all__ = ["Direction", "Moved", "Opened", "PacketFacts", "esp_octets", "identity"]
+__all__ = ["Direction", "Moved", "Opened", "PacketFacts", "SaKey", "SessionKey", "identity"]

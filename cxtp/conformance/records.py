@@ -59,6 +59,8 @@ class Carriage:
     unordered: bool | None = None
     stream: int | None = None
     chunks_in_packet: int = 1
+    checksum_good: bool | None = None
+    """SCTP's; None where a capture on the sending host can't tell."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class RecordReader:
                     user.unordered,
                     user.stream,
                     user.chunks_in_packet,
+                    user.checksum_good,
                 )
                 yield record(user.index, user.time, Transport.SCTP, ends, user.payload, carriage)
 

@@ -16,8 +16,9 @@ from ...messages import (
     ContextTransferRequest,
     Message,
 )
+from ..bounded import Bounded
 from ..records import Record
-from ..story import Bounded, Case, Story, between
+from ..story import Case, Story, between
 from ..verdicts import HOLDS, Group, Outcome
 from .flows import CROSSING_SECONDS
 from .table import MUST, SHOULD, Table, expect
@@ -32,7 +33,8 @@ EARLY = 0.9
 """How exactly clocks are read: 10 ms, and a tenth early (ours)."""
 
 
-def _same(one: Message, other: Message) -> bool:
+def same_message(one: Message, other: Message) -> bool:
+    """Whether one is a copy of the other: all but Elapsed Time, which goes on."""
     if isinstance(one, ContextTransferData) and isinstance(other, ContextTransferData):
         return type(one) is type(other) and replace(one, elapsed_time=0) == replace(other, elapsed_time=0)
     return one == other
@@ -46,7 +48,7 @@ def _series(item: Record, story: Story) -> list[Record]:
             continue
         if between(other, item, back=True) and not isinstance(other.message, ContextTransferDataReply):
             break
-        if between(other, item) and other.transport is item.transport and _same(other.message, item.message):
+        if between(other, item) and other.transport is item.transport and same_message(other.message, item.message):
             found.append(other)
     return found[::-1]
 

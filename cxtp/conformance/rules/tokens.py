@@ -14,8 +14,9 @@ from ...messages import (
     PredictiveContextTransferData,
 )
 from ...token import verify_token
+from ..bounded import Bounded
 from ..records import Record
-from ..story import Bounded, Case, Story, between
+from ..story import Case, Story, between
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .table import MUST, Table, expect
 
@@ -24,11 +25,13 @@ RULES = Table(Group.TOKENS)
 Request = ContextTransferActivateRequest | ContextTransferRequest
 
 
-def _keys(story: Story, case: Case) -> list[bytes]:
+def keys_of(story: Story, case: Case) -> list[bytes]:
+    """All keys that the judge knows of: given, or from the story's PCTDs."""
     return [*case.keys, *{m.key: None for _, m in story.of(PredictiveContextTransferData) if m.key}]
 
 
-def _is_right(request: Request, keys: list[bytes]) -> bool:
+def is_right(request: Request, keys: list[bytes]) -> bool:
+    """Whether one of these keys made the token."""
     for key in keys:
         try:
             verify_token(key, request)
@@ -48,7 +51,7 @@ def _is_right(request: Request, keys: list[bytes]) -> bool:
     moment=Moment.STORY,
 )
 def activate_token(story: Story, case: Case) -> Iterator[Outcome]:
-    keys = _keys(story, case)
+    keys = keys_of(story, case)
     if not keys:
         return
     seen: set[Request] = set()
@@ -56,7 +59,7 @@ def activate_token(story: Story, case: Case) -> Iterator[Outcome]:
         if request in seen or item.ours or not any(request.authorization_token):
             continue  # null ones are 2.5.1-null-token's
         seen.add(request)
-        right = _is_right(request, keys)
+        right = is_right(request, keys)
         yield expect(right, item, f"the token of one of {len(keys)} known keys", "another token")
 
 
@@ -70,14 +73,14 @@ def activate_token(story: Story, case: Case) -> Iterator[Outcome]:
     moment=Moment.STORY,
 )
 def request_token(story: Story, case: Case) -> Iterator[Outcome]:
-    keys = _keys(story, case)
+    keys = keys_of(story, case)
     if not keys:
         return
     ctars = {m.authorization_token for _, m in story.of(ContextTransferActivateRequest)}
     for item, request in story.of(ContextTransferRequest):
         if item.ours or request.authorization_token in ctars or not any(request.authorization_token):
             continue  # taken verbatim: the mobile node's own matter
-        yield expect(_is_right(request, keys), item, "the token of a known key", "another token")
+        yield expect(is_right(request, keys), item, "the token of a known key", "another token")
 
 
 @RULES.rule(
@@ -90,14 +93,14 @@ def request_token(story: Story, case: Case) -> Iterator[Outcome]:
     moment=Moment.STORY,
 )
 def validated_before_transfer(story: Story, case: Case) -> Iterator[Outcome]:
-    keys = _keys(story, case)
+    keys = keys_of(story, case)
     if not keys:
         return
     asked: dict[tuple[object, object], tuple[Record, bool]] = {}
     for item in story.records:
         message = item.message
         if isinstance(message, ContextTransferRequest):
-            right = not any(message.authorization_token) or _is_right(message, keys)
+            right = not any(message.authorization_token) or is_right(message, keys)
             key = (item.source[0], item.destination[0])
             before = asked.get(key)
             asked[key] = (item, right or (before is not None and before[1]))
@@ -127,7 +130,7 @@ def validated_before_transfer(story: Story, case: Case) -> Iterator[Outcome]:
 )
 def validated_before_activation(story: Story, case: Case) -> Iterator[Outcome]:
     """Shown by a predictive transfer: the CTAA to a wrong token says so."""
-    keys = _keys(story, case)
+    keys = keys_of(story, case)
     sent = [r for r, m in story.of(PredictiveContextTransferData) if m.blocks]
     if not keys or not sent:
         return
@@ -136,7 +139,7 @@ def validated_before_activation(story: Story, case: Case) -> Iterator[Outcome]:
     for item in story.records:
         message = item.message
         if isinstance(message, ContextTransferActivateRequest) and item.destination[0] in targets:
-            tokens[message.sequence_number] = (item, _is_right(message, keys))
+            tokens[message.sequence_number] = (item, is_right(message, keys))
         elif isinstance(message, ContextTransferRequest) and message.sequence_number in tokens and not item.ours:
             ctar, right = tokens[message.sequence_number]
             if item.source[0] == ctar.destination[0] and item.time >= sent[0].time and not right:
@@ -176,7 +179,7 @@ def key_reuse(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     elif before.mn != item.mn:
         yield Fault((before.number, item.number), "a key of its own", f"the key of {before.mn}")
     else:
-        proved = any(_is_right(m, [message.key]) for _, m in story.of(ContextTransferActivateRequest))
+        proved = any(is_right(m, [message.key]) for _, m in story.of(ContextTransferActivateRequest))
         long_ago = item.time - case.timers.max_transfer_time
         replies = [(r, m) for r, m in story.of(ContextTransferDataReply) if m.success and between(r, item, back=True)]
         confirmed = [r for r, _ in replies if proved and r.time < long_ago]
