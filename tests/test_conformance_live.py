@@ -13,7 +13,7 @@ import pytest
 from node_helpers import PROTOCOL, Lab, lab, recorded_contexts
 
 from cxtp.config import ProtocolConfig, Timers
-from cxtp.conformance import live
+from cxtp.conformance import live, probes
 from cxtp.conformance.live import LiveConfig, Probe, Prober
 from cxtp.conformance.verdicts import Report, Verdict
 from cxtp.dissect import Transport
@@ -73,7 +73,7 @@ async def probe(
 
 @pytest.mark.parametrize("transport", ["udp", "tls"])
 def test_a_new_router(tmp_path: Path, transport: str) -> None:
-    chosen = None if transport == "udp" else live.PROBES["new-router"][:1] + live.PROBES["new-router"][3:7]
+    chosen = None if transport == "udp" else probes.PROBES["new-router"][:1] + probes.PROBES["new-router"][3:7]
     report = asyncio.run(probe(tmp_path, "new-router", transport, probes=chosen))
     assert not report.failed(), told(report)
     for rule in ("2.5.4-reply", "2.5-malformed", "6.3-activated", "2.3-unknown-type", "formats-receipt"):
@@ -82,7 +82,7 @@ def test_a_new_router(tmp_path: Path, transport: str) -> None:
 
 @pytest.mark.parametrize("transport", ["udp", "tls"])
 def test_a_previous_router(tmp_path: Path, transport: str) -> None:
-    chosen = None if transport == "udp" else live.PROBES["previous-router"][3:7]
+    chosen = None if transport == "udp" else probes.PROBES["previous-router"][3:7]
     report = asyncio.run(probe(tmp_path, "previous-router", transport, probes=chosen))
     assert not report.failed(), told(report)
     for rule in ("2.5-malformed", "6.3-validated", "2.5.5-cancel", "formats-manifest-digest", "content-mandatory"):
@@ -189,7 +189,7 @@ BEHAVIOUR: dict[str, tuple[str, str, object, Mangle, Probe, str]] = {
         "cxtp.roles.previous_router.verify_token",
         lambda *arguments, **named: None,
         same,
-        live._forged_request,
+        probes.forged_request,
         "6.3-validated",
     ),
     "waits that don't grow": (
@@ -197,7 +197,7 @@ BEHAVIOUR: dict[str, tuple[str, str, object, Mangle, Probe, str]] = {
         "cxtp.roles.schedule.Backoff.step",
         one_wait,
         same,
-        live._silence,
+        probes.silence,
         "3.1-backoff",
     ),
     "no rate limit": (
@@ -205,7 +205,7 @@ BEHAVIOUR: dict[str, tuple[str, str, object, Mangle, Probe, str]] = {
         "cxtp.roles.memory.RequestRate.admit",
         lambda *arguments, **named: True,
         same,
-        live._flood,
+        probes.flood,
         "6.3-request-rate",
     ),
     "Elapsed Time 0": (
@@ -213,7 +213,7 @@ BEHAVIOUR: dict[str, tuple[str, str, object, Mangle, Probe, str]] = {
         "",
         None,
         lambda o: o[:4] + bytes(4) + o[8:] if o[0] & 31 in (3, 4) else o,
-        live._silence,
+        probes.silence,
         "2.5.3-elapsed",
     ),
 }
@@ -233,6 +233,6 @@ def test_a_node_that_acts_otherwise_fails_that_rule(tmp_path: Path, name: str, m
 def test_a_node_with_one_deviation_fails_that_rule(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     role, mangle, expected = BROKEN[name]
     mangled(monkeypatch, mangle)
-    probe_of = {"new-router": live._whole_transfer, "previous-router": live._null_request}
+    probe_of = {"new-router": probes.whole_transfer, "previous-router": probes.null_request}
     report = asyncio.run(probe(tmp_path, role, "udp", probes=(probe_of[role],)))
     assert {r.rule.id for r in report.failed()} == set(expected), told(report)

@@ -155,12 +155,16 @@ def resent(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
 
 
 def _answers(reply: Record, data: Record, case: Case) -> bool:
-    """Whether a CTDR is for this data: the receipt says so, or says nothing."""
+    """Whether a CTDR ends what this data began: the receipt says so; without one, S = 1 or a failure of each type."""
     message, mine = reply.message, manifest_of(data, case)
     if not isinstance(message, ContextTransferDataReply) or not between(reply, data, back=True):
         return False
-    named, _ = split_receipt(message.statuses, case.context_types)
-    return named is None or mine is None or named == mine.transfer_id
+    named, statuses = split_receipt(message.statuses, case.context_types)
+    if named is not None:
+        return mine is None or named == mine.transfer_id
+    failed = {status.feature_profile_type for status in statuses if status.status}
+    sent = {block.feature_profile_type for block in getattr(data.message, "blocks", ())}
+    return message.success or sent - {case.context_types.continuation} <= failed
 
 
 @RULES.rule(

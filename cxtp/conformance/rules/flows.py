@@ -36,8 +36,10 @@ def unanswered(item: Record, wait: float, case: Case, what: str) -> Outcome:
 
 
 def judged(item: Record, case: Case) -> bool:
-    """Whether the receiver of this record is judged: the live prober's own silence is no fault."""
-    return item.ours or not case.live
+    """Whether the receiver of this record owes it something: the live prober's own silence is no fault, nor is that
+    of a router to one that it does not know."""
+    stranger = bool(case.routers) and item.source[0] not in case.routers
+    return (item.ours or not case.live) and (not stranger or isinstance(item.message, ContextTransferActivateRequest))
 
 
 @RULES.rule(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ...errors import RemoteError
 from ...messages import (
+    ContextTransferActivateAcknowledge,
     ContextTransferActivateRequest,
     ContextTransferData,
     ContextTransferDataReply,
@@ -129,33 +130,40 @@ def validated_before_transfer(story: Story, case: Case) -> Iterator[Outcome]:
     moment=Moment.STORY,
 )
 def validated_before_activation(story: Story, case: Case) -> Iterator[Outcome]:
-    """Shown by a predictive transfer: the CTAA to a wrong token says so."""
+    """Shown by a predictive transfer: the CTAA to a wrong token says so, and nothing is asked for with it."""
     keys = keys_of(story, case)
-    sent = [r for r, m in story.of(PredictiveContextTransferData) if m.blocks]
-    if not keys or not sent:
+    if not keys:
         return
-    tokens: dict[int, tuple[Record, bool]] = {}
-    targets = {r.destination[0] for r in sent}
+    tokens: dict[int, tuple[Record, bool, bool]] = {}
+    ahead: dict[object, Record] = {}
     for item in story.records:
-        message = item.message
-        if isinstance(message, ContextTransferActivateRequest) and item.destination[0] in targets:
-            tokens[message.sequence_number] = (item, is_right(message, keys))
+        message, sender, receiver = item.message, item.source[0], item.destination[0]
+        if isinstance(message, ContextTransferData) and message.blocks:
+            ahead.pop(sender, None)  # it has moved on
+            if isinstance(message, PredictiveContextTransferData):
+                ahead[receiver] = item
+        elif isinstance(message, ContextTransferActivateRequest):
+            waits = receiver in ahead and item.time - ahead[receiver].time <= case.timers.max_handover_time
+            tokens[message.sequence_number] = (item, is_right(message, keys), waits)
         elif isinstance(message, ContextTransferRequest) and message.sequence_number in tokens and not item.ours:
-            ctar, right = tokens[message.sequence_number]
-            if item.source[0] == ctar.destination[0] and item.time >= sent[0].time and not right:
+            ctar, right, waits = tokens[message.sequence_number]
+            if sender == ctar.destination[0] and waits and not right:
                 yield Fault((ctar.number, item.number), "nothing for a wrong token", "a CT-Req that asks with it")
-        elif message is not None and message.short_name == "CTAA" and not item.ours:
+        elif isinstance(message, ContextTransferActivateAcknowledge) and not item.ours:
             asked = {n: t for n, t in tokens.items() if between(item, t[0], back=True)}
-            if not asked:
-                continue
-            refused = any(s.status for s in getattr(message, "statuses", ()))
-            if refused or any(right for _, right in asked.values()):
-                yield HOLDS
-            else:
-                ctar = next(iter(asked.values()))[0]
-                yield Fault((ctar.number, item.number), "a refusal of a wrong token", "a CTAA without a failure")
+            if asked and sender in ahead:
+                yield _activation(item, [t[0] for t in asked.values()], any(t[1] for t in asked.values()))
             for number in asked:  # what comes later answers others
                 del tokens[number]
+
+
+def _activation(item: Record, ctars: list[Record], right: bool) -> Outcome:
+    refused = isinstance(item.message, ContextTransferActivateAcknowledge) and any(
+        status.status for status in item.message.statuses
+    )
+    if refused or right:
+        return HOLDS
+    return Fault((ctars[0].number, item.number), "a refusal of a wrong token", "a CTAA without a failure")
 
 
 @RULES.rule(
