@@ -338,7 +338,6 @@ PAIRS: dict[str, Pair] = {
     "formats-own-types": Pair(
         DATA,
         first_context(lambda c: replace(c, presence_vector=None)),
-        also=("2.4-presence",),
     ),
     "B-listener": Pair(DATA, message(0, blocks=blocks(EncodedContext(1, bytes(24))))),
     "content-mandatory": Pair(MOVE, with_contexts(without_parameter(MOVED[0], 8), MOVED[1])),

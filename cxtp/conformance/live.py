@@ -192,15 +192,17 @@ class Prober:
         """A sequence number, a transfer's identifier."""
         return self.random.getrandbits(32)
 
-    def blocks(self, *contexts: EncodedContext) -> tuple[ContextBlock, ...]:
-        """Contexts as a transfer of their own, of a generation above all that went before."""
-        self._last_generation += 1
+    def blocks(self, *contexts: EncodedContext, again: bool = False) -> tuple[ContextBlock, ...]:
+        """Contexts as a transfer of their own, of a generation above all that went before, or of the last one again."""
+        self._last_generation += not again
         (blocks,) = plan_parts(contexts, transfer_id=self.number(), generation=self._last_generation)
         return blocks
 
-    def data(self, *contexts: EncodedContext, acknowledge: bool = True) -> ContextTransferData:
-        """A CTD of these contexts; none given: one of a type that nobody knows."""
-        blocks = self.blocks(*(contexts or (EncodedContext(PROBE_TYPE, b"a probe of cxtp conform....."),)))
+    def data(
+        self, *contexts: EncodedContext, acknowledge: bool = True, again: bool = False
+    ) -> ContextTransferData:
+        """A CTD of these contexts (none given: one of a type that nobody knows); ``again``: of the last generation."""
+        blocks = self.blocks(*(contexts or (EncodedContext(PROBE_TYPE, b"a probe of cxtp conform....."),)), again=again)
         return ContextTransferData(
             mn_previous_address=self.config.mn, elapsed_time=0, blocks=blocks, acknowledge=acknowledge
         )

@@ -84,9 +84,13 @@ class Record:
 
     @property
     def mn(self) -> IPAddress | None:
-        """The mobile node's address; of what is no message, what stands in its place, if anything."""
+        """The mobile node's address; of what is no message, what stands in its place, if anything.
+
+        An IPv4 address that came as an IPv6 one (2.5-family) is still that mobile node's.
+        """
         if self.message is not None:
-            return self.message.mn_previous_address
+            address = self.message.mn_previous_address
+            return getattr(address, "ipv4_mapped", None) or address
         if len(self.octets) < HEADER_OCTETS + 4:
             return None
         offset = HEADER_OCTETS + (4 if self.octets[0] & 31 in (3, 4) else 0)

@@ -97,7 +97,7 @@ def _same_transport(item: Record, asked: list[Record], case: Case, usual: Transp
     moment=Moment.CAPTURE,
 )
 def supports_sctp(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
-    if case.carried[Transport.SCTP]:
+    if case.carried[Transport.SCTP] and not case.live:  # the prober's endpoint would tell
         yield HOLDS
     for (source, _, destination, _), opening in facts.associations.openings.items():
         if opening.refused and not opening.accepted:

@@ -26,6 +26,9 @@ from .tokens import is_right, keys_of
 
 RULES = Table(Group.FLOWS)
 
+FLOOD_ANSWER_SECONDS = 1.0
+"""So long another router waits for its answer, in a flood (ours)."""
+
 _BEGINNINGS = (ContextTransferActivateRequest, ContextTransferRequest, ContextTransferData)
 
 
@@ -223,7 +226,7 @@ def predictive(story: Story, case: Case) -> Iterator[Outcome]:
     for item in story.records:
         message = item.message
         if ahead is not None and isinstance(message, ContextTransferData) and item.source == ahead[0].destination:
-            if ctar is not None and not ctar.ours:
+            if ctar is not None and judged(ctar, case):
                 yield HOLDS
             ahead = ctar = None  # it has moved on
         if isinstance(message, PredictiveContextTransferData) and message.blocks and message.key:
@@ -271,4 +274,4 @@ def flood(story: Story, case: Case) -> Iterator[Outcome]:
         if any(between(r, item, back=True) and r.time >= item.time for r, _ in story.of(*answers)):
             yield HOLDS
         elif not isinstance(message, ContextTransferRequest):  # one with a wrong token need not be answered
-            yield unanswered(item, case.timers.max_handover_time, case, f"a CTDR, flood (#{flooded.number}) or not")
+            yield unanswered(item, FLOOD_ANSWER_SECONDS, case, f"a CTDR, flood (#{flooded.number}) or not")

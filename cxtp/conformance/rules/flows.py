@@ -51,8 +51,8 @@ def judged(item: Record, case: Case) -> bool:
     rows=("2.5-b",),
 )
 def one_transfer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if not isinstance(item.message, ContextTransferData) or not item.message.blocks:
-        return
+    if not isinstance(item.message, ContextTransferData) or not item.message.blocks or case.live:
+        return  # a prober is one router, and sees what goes to it alone
     open_with: Record | None = None
     for other in story.records:
         message = other.message
@@ -216,9 +216,14 @@ def activate_answer(story: Story, case: Case) -> Iterator[Outcome]:
 def unasked_answer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     if not isinstance(item.message, ContextTransferActivateAcknowledge):
         return
-    asked = [(r, m) for r, m in story.of(ContextTransferActivateRequest) if between(item, r, back=True)]
-    if asked:
-        yield expect(any(m.acknowledge for _, m in asked), item, "no CTAA, since A is 0", "a CTAA", asked[-1][0])
+    ctars = [(r, m) for r, m in story.of(ContextTransferActivateRequest) if between(item, r, back=True)]
+    if not ctars:
+        return
+    asked = sum(m.acknowledge for _, m in ctars)
+    answered = sum(between(item, r) for r, _ in story.of(ContextTransferActivateAcknowledge))
+    # A CTAA names no CTAR: where some had A and some had not, there are at most as many as CTARs with A.
+    good = asked > answered or (asked > 0 and (asked == len(ctars) or story.forgotten > 0))
+    yield expect(good, item, "no CTAA, since A is 0", "a CTAA", ctars[-1][0])
 
 
 @RULES.rule(
