@@ -63,6 +63,7 @@ class Deviation:
     own_timers: Timers = MOBILE_TIMERS
     key: bytes = KEY
     contexts: tuple[EncodedContext, ...] = ()
+    two_ways: bool = False
 
 
 UNKNOWN_TYPE = ContextStatus(0x7001, 2)
@@ -222,6 +223,16 @@ def to_stranger(wire: Wire, octets: bytes, peer: Peer) -> Iterable[Packet]:
     yield octets, to
 
 
+def to_router(wire: Wire, octets: bytes, peer: Peer) -> Iterable[Packet]:
+    """Out: a CTAA the routers' way."""
+    yield octets, wire.router if isinstance(read(octets), CTAA) and wire.router is not None else peer
+
+
+def to_mobile_node(wire: Wire, octets: bytes, peer: Peer) -> Iterable[Packet]:
+    """Out: contexts the mobile nodes' way."""
+    yield octets, wire.mobile if isinstance(read(octets), DATA) and wire.mobile is not None else peer
+
+
 def takes_strangers(wire: Wire, octets: bytes, peer: Peer) -> Iterable[Packet]:
     """Into: a stranger's request is taken for a router's that the node knows."""
     if wire.stranger is not None and peer.address == wire.stranger.address and wire.router is not None:
@@ -379,6 +390,9 @@ DEVIATIONS: dict[str, Deviation] = {
     "4-status": Deviation(
         PREVIOUS, probes.activated, edit(CTAA, lambda m: statuses(m, lambda s: replace(s, status=0x80)))
     ),
+    # transport
+    "3.1-messages": Deviation(PREVIOUS, probes.activated, to_router, two_ways=True),
+    "3.2-messages": Deviation(PREVIOUS, probes.activated, to_mobile_node, two_ways=True),
     # flows
     "2-started": Deviation(MOBILE, one_ctar, edit(CTAR, lambda m: CTAA(mn_previous_address=m.mn_previous_address))),
     "2.1-scenarios": Deviation(PREVIOUS, probes.asked, to_stranger),

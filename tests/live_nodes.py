@@ -90,6 +90,7 @@ class Wire:
     memory: dict[str, Any] = field(default_factory=dict)
     router: Peer | None = None
     stranger: Peer | None = None
+    mobile: Peer | None = None
     _put: Callable[[bytes, Peer], None] = field(default=lambda octets, peer: None)
 
     def send(self, octets: bytes, peer: Peer, after: float = 0.0) -> None:
@@ -127,10 +128,12 @@ async def probe_router(
     timers: Timers = QUICK.timers,
     key: bytes = KEY,
     contexts: Sequence[EncodedContext] | None = None,
+    two_ways: bool = False,
 ) -> Report:
     """A node A of ours, provoked by a prober in B's place; after all probes, A has what it had before.
 
-    ``timers`` are the judge's; a deviation may make it less patient than the node is.
+    ``timers`` are the judge's; a deviation may make it less patient than the node is.  ``two_ways``: CTARs come from
+    another port than the routers' messages, and the prober calls the one way ICMP and the other SCTP.
     """
     async with lab(directory, transport, start=(), protocol=QUICK) as nodes:
         own, there = _ends(nodes, transport)
@@ -142,6 +145,13 @@ async def probe_router(
         if role == "previous-router":
             await node.sessions.load(MN, contexts or recorded_contexts())
         stranger = (strange, lambda receiver: UdpEndpoint((strange, own.port), [nodes.routers["a"]], receiver))
+
+        def mobile_way(receiver: Receiver) -> Endpoint:
+            made = UdpEndpoint((own.address, 5092), [], receiver)
+            if wire is not None:
+                wire.mobile = Peer(own.address, 5092)
+            return made
+
         config = LiveConfig(
             role,
             there,
@@ -152,7 +162,12 @@ async def probe_router(
             timers,
             stranger=stranger if transport == "udp" else None,
         )
-        report = await Prober(config, lambda receiver: nodes.endpoint("b", receiver), seed=7).run(probes)
+        if two_ways:
+            config.transport, config.mobile = Transport.SCTP, (Transport.ICMP, mobile_way)
+        prober = Prober(config, lambda receiver: nodes.endpoint("b", receiver), seed=7)
+        if two_ways:
+            prober._ways["mobile"].peer = there  # ICMP has no ports, this has
+        report = await prober.run(probes)
         if probes is None:
             record = node.sessions.get(MN)
             owned = record is not None and record.state is SessionState.OWNED

@@ -40,6 +40,7 @@ def test_a_node_with_one_deviation_fails_that_rule_alone(
             timers=deviation.timers or QUICK.timers,
             key=deviation.key,
             contexts=deviation.contexts or None,
+            two_ways=deviation.two_ways,
         )
     report = asyncio.run(run)
     assert failed(report) == {rule_id}, told(report)
