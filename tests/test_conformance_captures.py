@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,6 +25,7 @@ from cxtp.adapters.context_file import FileSession, write_context_file
 from cxtp.adapters.strongswan_ha import read_ha_capture
 from cxtp.cli import main
 from cxtp.conformance.judge import judge_capture
+from cxtp.conformance.rules import ALL_RULES
 from cxtp.conformance.story import Case
 from cxtp.conformance.verdicts import Group, Level, Verdict
 from cxtp.wire import IcmpMessage, build, build_icmp
@@ -159,18 +161,58 @@ def test_memory_does_not_grow_with_the_capture(tmp_path: Path) -> None:
     assert peaks[1] < peaks[0] + 8 * 1024, peaks  # KiB
 
 
-def test_the_plugin(tmp_path: Path) -> None:
+def installed() -> None:
+    """The plugin as pip installed it, for processes that are told nothing of it."""
+    if "cxtp" not in {entry.name for entry in entry_points(group="pytest11")}:
+        if os.environ.get("CI") == "true":
+            pytest.fail("cxtp is not installed")
+        pytest.skip("needs cxtp installed: pip install -e .")
+
+
+def pytest_alone(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A pytest of another project's, which finds plugins by their entry points."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH"))}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(directory), "-v", *options],
+        capture_output=True, text=True, cwd=directory, env=environment,
+    )  # fmt: skip
+
+
+def test_the_plugin_as_it_is_installed(tmp_path: Path) -> None:
+    """One item per rule, its verdict the item's; beside the project's own tests, or where it has none."""
+    installed()
+    project = tmp_path / "project"
+    project.mkdir()
     good, bad = write(tmp_path / "good.pcap", REACTIVE), write(tmp_path / "bad.pcap", REACTIVE, spoil=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    for path, code, failed in ((good, 0, ""), (bad, 1, "1 failed")):
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "cxtp.pytest_plugin", "--rootdir", str(tmp_path),
-             "-p", "no:cacheprovider", "--cxtp-trace", str(path), str(tmp_path)],
-            capture_output=True, text=True, cwd=tmp_path, env=environment,
-        )  # fmt: skip
-        assert run.returncode == code, run.stdout + run.stderr
-        assert failed in run.stdout
-        assert "passed" in run.stdout
+    run = pytest_alone(project, "--cxtp-trace", str(good))
+    assert run.returncode == 0, run.stdout + run.stderr
+    items = re.findall(r"(PASSED|SKIPPED|FAILED|XFAIL)", run.stdout.partition("test session starts")[2])
+    assert len(items) == len(ALL_RULES)
+    (project / "test_own.py").write_text("def test_own():\n    pass\n")
+    run = pytest_alone(project, "--cxtp-trace", str(good), "--cxtp-trace", str(bad))
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "1 failed" in run.stdout
+    assert "expected reserved bits 0; seen 0x1" in run.stdout
+    assert "test_own.py::test_own PASSED" in run.stdout
+    assert len(re.findall("(?:PASSED|SKIPPED|FAILED|XFAIL) ", run.stdout.partition("FAILURES")[0])) > len(ALL_RULES)
+
+
+def test_the_plugin_takes_keys_and_levels(tmp_path: Path) -> None:
+    installed()
+    trace = write(tmp_path / "udp.pcap", REPEATED)
+    keys = tmp_path / "keys"
+    keys.write_text(KEY.hex() + "\n")
+    keys.chmod(0o600)
+    run = pytest_alone(tmp_path, "--cxtp-trace", str(trace), "--cxtp-psk-file", str(keys), "--cxtp-level", "should")
+    assert run.returncode == 1
+    assert "1 failed" in run.stdout, run.stdout
+    assert "SHOULD, RFC 4067, 3.1: routers speak SCTP to each other" in run.stdout
+    assert re.search(r"6\.3-validated PASSED", run.stdout), "it needs the key"
+    keys.chmod(0o644)
+    run = pytest_alone(tmp_path, "--cxtp-trace", str(trace), "--cxtp-psk-file", str(keys))
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR, run.stdout
+    assert "may be read or written by others" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
 
 
 def test_the_plugin_is_an_entry_point() -> None:
