@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from ipaddress import ip_address
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from conformance_pairs import FULL, REACTIVE, REPEATED
-from conformance_traces import ICMP, NOBODYS, SCTP, A, B, Said, Trace, ctd, judge, say
+from conformance_traces import ICMP, NOBODYS, SCTP, UNKNOWN, A, B, Said, Trace, ct_req, ctd, ctdr, judge, pctd, say
 from helpers import KEY
 from mutators import a_reserved_bit
 
@@ -28,6 +31,7 @@ from cxtp.conformance.judge import judge_capture
 from cxtp.conformance.rules import ALL_RULES
 from cxtp.conformance.story import Case
 from cxtp.conformance.verdicts import Group, Level, Verdict
+from cxtp.messages import ContextStatus
 from cxtp.wire import IcmpMessage, build, build_icmp
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
@@ -142,23 +146,60 @@ print(report.messages, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+def busy_hours(path: Path, packets: int) -> int:
+    """A gateway's traffic, among it the hand-overs of one mobile node after the other; gives the messages' number."""
+    gateway, client = ip_address("192.0.2.1"), ip_address("198.51.100.7")
+    time, moved = 1000.0, 0
+    with PcapWriter(path) as writer:
+        while writer.packets < packets:
+            moved += 1
+            mn = type(A)(0x0A000000 + moved)
+            data = pctd(NOBODYS, mn=mn, key=moved.to_bytes(16, "big"), transfer=moved)
+            reply = ctdr(ContextStatus(UNKNOWN, 2), mn=mn, transfer=moved)
+            asks = ct_req(null=True, mn_previous_address=mn)
+            for source, destination, what in ((B, A, asks), (A, B, data), (B, A, reply)):
+                write_one = writer.write_sctp if moved % 2 else writer.write_udp
+                write_one(time, source, 5091, destination, 5091, build(what))
+            for number in range(20):
+                time += 0.05
+                esp = (0xC2000000 + moved % 500).to_bytes(4, "big") + (moved * 20 + number).to_bytes(4, "big")
+                writer.write_ip(time, gateway, client, 50, esp + bytes(80))
+            for port in range(7):
+                writer.write_udp(time, client, 40_000 + port, gateway, 53, bytes(40))
+    return 3 * moved
+
+
 def test_memory_does_not_grow_with_the_capture(tmp_path: Path) -> None:
-    """Many mobile nodes in one hour and in five: stories end, what is looked back on has its limit."""
+    """Stories end, and what is looked back on has its limit: three times the packets take no more memory."""
     peaks = []
-    for count in (500, 2500):
+    for count in (10_000, 30_000):
         path = tmp_path / f"{count}.pcap"
-        with PcapWriter(path) as writer:
-            for n in range(count):
-                mn = type(A)(0x0A000000 + n)
-                data = build(ctd(NOBODYS, mn=mn, acknowledge=False))
-                writer.write_udp(1000 + n * 2.4, A, 5091, B, 5091, data)
+        messages = busy_hours(path, count)
         out = subprocess.run(
             [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True, cwd=ROOT
         )
-        messages, peak = map(int, out.stdout.split())
-        assert messages == count
+        judged, peak = map(int, out.stdout.split())
+        assert judged == messages
         peaks.append(peak)
-    assert peaks[1] < peaks[0] + 8 * 1024, peaks  # KiB
+    assert peaks[1] < peaks[0] + 4 * 1024, peaks  # KiB
+
+
+def test_progress_is_shown_to_who_looks(tmp_path: Path) -> None:
+    """On a terminal one line that is written over; in a pipe nothing."""
+    path = tmp_path / "long.pcap"
+    busy_hours(path, 2500)
+    command = [sys.executable, "-m", "cxtp", "conform", str(path)]
+    terminal, end = pty.openpty()
+    with subprocess.Popen(command, stderr=end, stdout=subprocess.DEVNULL, cwd=ROOT) as running:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end was closed
+            while octets := os.read(terminal, 4096):
+                shown += octets
+    os.close(terminal)
+    assert running.returncode == 0
+    assert b"1000 packets" in shown and b"2000 packets" in shown  # noqa: PT018
+    assert subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stderr == b""
 
 
 def installed() -> None:
