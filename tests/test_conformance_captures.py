@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,8 +23,11 @@ from conformance_traces import ICMP, NOBODYS, SCTP, UNKNOWN, A, B, Said, Trace, 
 from helpers import KEY
 from mutators import a_reserved_bit
 
+from contexts.base import Context
+from contexts.ikev2 import IkeSaContext
 from contexts.key_cases import with_key_case
-from cxtp.adapters.capture import PcapWriter
+from contexts.values import DerivedKeys
+from cxtp.adapters.capture import PcapWriter, ip_packets
 from cxtp.adapters.context_file import FileSession, write_context_file
 from cxtp.adapters.strongswan_ha import read_ha_capture
 from cxtp.cli import main
@@ -135,6 +139,42 @@ def test_real_traces_with_a_hand_over(tmp_path: Path, name: str) -> None:
     merged = {session.mn_address: session for session in case_1}
     write_context_file(file, [FileSession(a, s.contexts) for a, s in merged.items()], None, True)
     assert main(["conform", str(TRACES / name / "outer.pcap"), "--context", str(file), "--only", "content"]) == 0
+
+
+def spoiled_keys(context: Context) -> Context:
+    """An IKE_SA's SK_* with one bit turned."""
+    if not isinstance(context, IkeSaContext) or not isinstance(context.keying, DerivedKeys):
+        return context
+    keys = context.keying.keys
+    sk_er = bytes((keys.sk_er[0] ^ 1,)) + keys.sk_er[1:]
+    return replace(context, keying=replace(context.keying, keys=replace(keys, sk_er=sk_er)))
+
+
+def test_a_real_hand_over_with_one_thing_changed(tmp_path: Path) -> None:
+    """One bit of one key; the new gateway's last ESP packet with a number that the old one had used."""
+    directory = TRACES / "k-takeover-exact"
+    exports = sorted(directory.glob("ha-*.pcap"))
+    contexts = [c for e in exports for s in read_ha_capture(e, keep_deleted=True).sessions() for c in s.contexts]
+    in_case_3 = with_key_case(contexts, 3)
+    report = judge_capture(directory / "outer.pcap", Case(contexts=[spoiled_keys(c) for c in in_case_3]))
+    assert {r.rule.id for r in report.failed()} == {"content-opens-ike"}
+    report = judge_capture(directory / "outer.pcap", Case(contexts=[*contexts, *map(spoiled_keys, in_case_3)]))
+    assert "content-key-cases" in {r.rule.id for r in report.failed()}
+
+    octets = bytearray((directory / "outer.pcap").read_bytes())
+    gateway = ip_address("192.0.2.1")
+    sent = [p for p in ip_packets(directory / "outer.pcap") if p.protocol == 50 and p.source == gateway]
+    of_gateways = [p for p in sent if len({q.link_source for q in sent if q.payload[:4] == p.payload[:4]}) == 2]
+    first, last = of_gateways[0], of_gateways[-1]
+    assert first.link_source != last.link_source
+    at = octets.rfind(last.payload[:8])
+    octets[at : at + 8] = first.payload[:8]
+    changed = tmp_path / "changed.pcap"
+    changed.write_bytes(octets)
+    report = judge_capture(changed, Case())
+    assert {r.rule.id for r in report.failed()} == {"safety-sequence-numbers"}
+    (fault,) = report.of("safety-sequence-numbers").faults
+    assert fault.packets == (first.index, last.index)
 
 
 MEASURE = """

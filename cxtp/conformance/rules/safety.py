@@ -167,16 +167,15 @@ def one_sender(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
         direction = facts.directions.get(key)
         if direction is None or len(direction.owners) < 2:
             continue
-        for (_, one), (_, two), (index, three) in zip(
+        for (_, one), (taken, two), (index, three) in zip(
             direction.owners, direction.owners[1:], direction.owners[2:], strict=False
         ):
             if one == three != two:
-                between_two = [n for n in moves if direction.owners[1][0] < n < index]
-                if between_two:
-                    yield HOLDS  # it was given back
+                if any(taken < number < index for number in moves):
+                    continue  # it was given back
                 elif moves:
                     seen = f"{three.hex(':')} sends with SPI {key[1]:08x} again, after {two.hex(':')} did"
-                    yield Fault((direction.owners[1][0], index), "one sender at a time", seen)
+                    yield Fault((taken, index), "one sender at a time", seen)
                 else:
                     yield Doubt((index,), "two senders take turns, and no hand-over is in the capture")
                 break
