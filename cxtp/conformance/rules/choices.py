@@ -32,7 +32,7 @@ def _chosen(item: Record, case: Case, rule_id: str, wanted: Transport) -> Iterat
     told = case.remember(rule_id, Bounded)
     if (pair, item.transport) not in told:
         told[pair, item.transport] = True
-        yield expect(item.transport is wanted, item, wanted.value, item.transport.value)
+        yield expect(item.transport is wanted, item, wanted.value.upper(), item.transport.value.upper())
 
 
 @RULES.rule("3.1-sctp", "3.1", SHOULD, "pAR, nAR", "routers speak SCTP to each other", rows=("3.1-b",))
@@ -80,8 +80,8 @@ def other_mobile_transport(item: Record, story: Story, case: Case) -> Iterator[O
 def _same_transport(item: Record, asked: list[Record], case: Case, usual: Transport) -> Iterator[Outcome]:
     used = {other.transport for other in asked}
     if used and used | {item.transport} != {usual} and not case.live:
-        expected = " or ".join(sorted(transport.value for transport in used))
-        yield expect(item.transport in used, item, expected, item.transport.value, asked[0])
+        expected = " or ".join(sorted(transport.value.upper() for transport in used))
+        yield expect(item.transport in used, item, expected, item.transport.value.upper(), asked[0])
 
 
 # --- SCTP associations ------------------------------------------------------------------------------------------
