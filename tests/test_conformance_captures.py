@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from importlib.metadata import entry_points
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -31,6 +32,7 @@ from cxtp.adapters.capture import PcapWriter, ip_packets
 from cxtp.adapters.context_file import FileSession, write_context_file
 from cxtp.adapters.strongswan_ha import read_ha_capture
 from cxtp.cli import main
+from cxtp.commands import conform
 from cxtp.conformance.judge import judge_capture
 from cxtp.conformance.rules import ALL_RULES
 from cxtp.conformance.story import Case
@@ -180,6 +182,7 @@ def test_a_real_hand_over_with_one_thing_changed(tmp_path: Path) -> None:
 MEASURE = """
 import resource, sys
 from pathlib import Path
+from cxtp.commands import conform
 from cxtp.conformance.judge import judge_capture
 report = judge_capture(Path(sys.argv[1]))
 print(report.messages, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -361,6 +364,77 @@ def test_the_html_report_in_a_browser(tmp_path: Path) -> None:
     assert dom.count('class="arrow"') == 6
     assert 'id="packet-2"' in dom and "rule-2.5-reserved" in links  # noqa: PT018
     assert KEY.hex() not in dom
+
+
+LOOK = """<!doctype html><iframe id=f src="report.html" width=360 height=700></iframe><pre id=o></pre><script>
+onload = () => {
+  const page = f.contentDocument, of = element => f.contentWindow.getComputedStyle(element);
+  o.textContent = JSON.stringify({
+    wide: page.documentElement.scrollWidth > page.documentElement.clientWidth,
+    back: of(page.body).backgroundColor, ink: of(page.body).color,
+    heads: of(page.querySelector("table.rules thead")).display,
+    links: page.querySelectorAll("svg a").length,
+  });
+}</script>"""
+
+
+def test_the_html_report_on_a_phone_by_day_and_by_night_and_on_paper(tmp_path: Path) -> None:
+    """360 pixels wide nothing sticks out; colours follow the system's; it prints."""
+    page, frame, paper = (tmp_path / name for name in ("report.html", "frame.html", "report.pdf"))
+    bad = write(tmp_path / "bad.pcap", FULL, spoil=True)
+    assert main(["conform", str(bad), "--format", "html", "-o", str(page)]) == 1
+    frame.write_text(LOOK)
+    common = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+              f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
+    looks = []
+    for scheme in (0, 1):
+        dom = subprocess.run(
+            [*common, "--allow-file-access-from-files", f"--blink-settings=preferredColorScheme={scheme}",
+             "--virtual-time-budget=2000", "--dump-dom", frame.as_uri()],
+            capture_output=True, text=True, timeout=60,
+        ).stdout  # fmt: skip
+        looks.append(json.loads(re.search(r"{.wide.*?}(?=</pre>)", dom)[0]))  # type: ignore[index]
+    dark, light = looks
+    assert not dark["wide"] and not light["wide"]  # noqa: PT018
+    assert (light["back"], dark["heads"], dark["links"]) == ("rgb(255, 255, 255)", "none", 6)
+    assert sum(map(int, re.findall(r"\d+", dark["back"]))) < 150 < 400 < sum(map(int, re.findall(r"\d+", dark["ink"])))
+    subprocess.run([*common, f"--print-to-pdf={paper}", page.as_uri()], capture_output=True, timeout=60, check=True)
+    assert paper.read_bytes().startswith(b"%PDF")
+
+
+def test_a_report_of_many_messages_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two messages in one packet have an anchor each; the 2000th is the last that is drawn."""
+    monkeypatch.setattr(conform, "RECORDS_DRAWN", 4)
+    trace, page = tmp_path / "tcp.pcap", tmp_path / "report.html"
+    with PcapWriter(trace) as writer:
+        two = build(ctd(NOBODYS)) + build(ctd(NOBODYS, transfer=2))
+        writer.write_tcp(100, A, 5091, B, 5091, two)
+        for number in range(4):
+            writer.write_udp(101 + number, B, 5091, A, 5091, build(ctdr(transfer=number)))
+    main(["conform", str(trace), "--format", "html", "-o", str(page)])
+    text = page.read_text()
+    assert "The first 4 of 6." in text
+    anchors = re.findall(r'id="(packet-[\d-]+)"', text)
+    assert len(anchors) == len(set(anchors)) == 4
+    assert {f"#{anchor}" for anchor in anchors} == set(re.findall(r'<a href="(#packet-[\d-]+)"><g', text))
+
+
+def test_ladders_of_long_addresses_and_many_hosts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "t.pcap"
+    hosts = [ip_address(f"2001:db8:aaaa:bbbb:cccc:dddd:eeee:{n:x}") for n in range(1, 16)]
+    with PcapWriter(trace) as writer:
+        for one, other in pairwise(hosts):
+            writer.write_udp(100, one, 5091, other, 5091, build(ctd(NOBODYS)))
+        writer.write_udp(100, hosts[11], 5091, hosts[11], 5091, build(ctdr()))
+    assert main(["ladder", str(trace)]) == 0
+    shown = capsys.readouterr().out
+    assert all(str(host) in shown for host in hosts[:12])
+    assert "3 messages of hosts beyond the 12th not drawn" in shown
+    assert main(["ladder", str(trace), "-o", str(tmp_path / "l.svg")]) == 0
+    svg = ElementTree.parse(tmp_path / "l.svg").getroot()
+    places = [float(text.get("x", 0)) for text in svg.iter() if (text.text or "").startswith("2001:")]
+    assert all(right - left > 8 * len(str(hosts[0])) for left, right in pairwise(places))
+    assert "not drawn" in (tmp_path / "l.svg").read_text()
 
 
 def test_unordered_steps_are_none(tmp_path: Path) -> None:
