@@ -167,7 +167,7 @@ async def probe_router(
         prober = Prober(config, lambda receiver: nodes.endpoint("b", receiver), seed=7)
         if two_ways:
             prober._ways["mobile"].peer = there  # ICMP has no ports, this has
-        report = await prober.run(probes)
+        report = await prober.run(PROBES[role] if probes is None else probes)
         if probes is None:
             record = node.sessions.get(MN)
             owned = record is not None and record.state is SessionState.OWNED

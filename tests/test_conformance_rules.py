@@ -10,11 +10,12 @@ from conformance_exchange_pairs import EXCHANGE_PAIRS
 from conformance_pairs import CASES, IN_CASE_2, IN_CASE_3, MOVED, OTHERWISE
 from conformance_pairs import PAIRS as MESSAGE_PAIRS
 from conformance_table import DOCUMENT, read_table
-from conformance_traces import COUNTED, A, B, Trace, ctd, given, ike, judge, say, without
+from conformance_traces import COUNTED, MAC_A, A, B, Trace, ctd, given, ike, ip_packet, judge, say, without
 
 from contexts.base import encode
 from contexts.keys import derive_ipsec_keys
 from contexts.values import KeymatDerivation, Nonces
+from cxtp.conformance import packets
 from cxtp.conformance.rules import ALL_RULES
 from cxtp.conformance.verdicts import Verdict
 
@@ -72,6 +73,23 @@ def test_contexts_in_case_2_are_tried_on_the_traffic() -> None:
     for context, verdict in ((IN_CASE_2, Verdict.PASS), (OTHERWISE, Verdict.FAIL)):
         report = judge(Trace((ike(0, IN_CASE_3), say(1, A, B, ctd(encode(context), MOVED[1])))))
         assert report.of("content-opens-ike").verdict is verdict
+
+
+def test_sequence_numbers_are_remembered_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all SAs together: those of the SA silent the longest go first, and what is remembered is still told."""
+    monkeypatch.setattr(packets, "MAXIMUM_NUMBERS", 40)
+    facts = packets.PacketFacts([])
+
+    def take(index: int, spi: int, number: int) -> None:
+        octets = spi.to_bytes(4, "big") + number.to_bytes(4, "big") + index.to_bytes(4, "big")
+        facts.take(replace(ip_packet(1.0, A, B, 50, octets, MAC_A), index=index))
+
+    for index in range(1, 601):
+        take(index, 1 + index % 20, index)
+        assert sum(len(direction.used) for direction in facts.directions.values()) <= 40
+    take(601, 1 + 600 % 20, 600)
+    take(602, 77, 1)
+    assert [(d.reused, spi) for (_, spi), d in facts.directions.items() if d.reused] == [([(600, 601, 600)], 1)]
 
 
 def test_rules_name_rows_of_the_table_of_conformance() -> None:

@@ -15,6 +15,7 @@ from ..config import Timers
 from ..conformance.judge import judge_capture
 from ..conformance.keys import read_keys
 from ..conformance.live import ROLES, LiveConfig, Prober
+from ..conformance.probes import PROBES
 from ..conformance.records import Record
 from ..conformance.reports import html_report, json_report, junit_report, text_report
 from ..conformance.story import Case
@@ -194,7 +195,7 @@ def run_live(arguments: argparse.Namespace) -> int:
         stranger=strange and (_address(strange), partial(endpoint, arguments.transport, (_address(strange), own[1]))),
     )
     prober = Prober(config, partial(endpoint, arguments.transport, own))
-    asyncio.run(prober.run())
+    asyncio.run(prober.run(PROBES[arguments.role]))
     report = prober.report([Group(group) for group in arguments.only], Level[arguments.level.upper()])
     show(report, arguments, prober.records)
     return 1 if report.failed(Level.MUST) else 0

@@ -29,8 +29,8 @@ _NARROWEST_COLUMN = 28
 STYLE = """
 :root{color-scheme:light dark;--ink:#1d2430;--soft:#5b6675;--line:#c9d0da;--back:#fff;--card:#f5f7fa;
 --good:#1a7f4b;--bad:#c0262d;--open:#9a6700;--arrow:#2557a7}
-@media (prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa7b8;--line:#3a4452;--back:#12161d;--card:#1b212b;
---good:#4cc38a;--bad:#ff6b70;--open:#e3b341;--arrow:#7fb0ff}}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa7b8;--line:#3a4452;--back:#12161d;
+--card:#1b212b;--good:#4cc38a;--bad:#ff6b70;--open:#e3b341;--arrow:#7fb0ff}}
 svg.ladder text{font:13px system-ui,sans-serif;fill:var(--ink)}svg.ladder .soft{fill:var(--soft);font-size:11px}
 svg.ladder line{stroke:var(--line)}svg.ladder .arrow{stroke:var(--arrow);stroke-width:1.6}
 svg.ladder .head{fill:var(--arrow)}svg.ladder .bad .arrow{stroke:var(--bad)}

@@ -108,7 +108,7 @@ class _Way:
 class Prober:
     """One run.  ``make_endpoint`` gives the transport for a receiver of messages.
 
-    >>> await prober.run()                          # or, step by step:
+    >>> await prober.run(PROBES[config.role])       # or, step by step:
     >>> await prober.start(); await prober.provoke(probes); await prober.close(); prober.report()
     """
 
@@ -284,13 +284,11 @@ class Prober:
         for way in self._ways.values():
             await way.endpoint.close()
 
-    async def run(self, probes: Sequence[Probe] | None = None) -> Report:
-        """These probes (None: all of the role), then the verdicts.  Raises TransportError where we can't listen."""
-        from .probes import PROBES  # they are made of what is above
-
+    async def run(self, probes: Sequence[Probe]) -> Report:
+        """These probes, then the verdicts.  Raises TransportError where we can't listen."""
         try:
             await self.start()
-            await self.provoke(PROBES[self.config.role] if probes is None else probes)
+            await self.provoke(probes)
         finally:
             await self.close()
         return self.report()

@@ -13,7 +13,7 @@ _CLASS = {Verdict.PASS: "good", Verdict.FAIL: "bad", Verdict.INCONCLUSIVE: "open
 
 _STYLE = """
 *{box-sizing:border-box}body{margin:0 auto;max-width:70rem;padding:1rem;background:var(--back);color:var(--ink);
-font:15px/1.45 system-ui,sans-serif;overflow-wrap:break-word}h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}a{color:var(--arrow)}
+font:15px/1.45 system-ui,sans-serif}h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}a{color:var(--arrow)}
 .good{color:var(--good)}.bad{color:var(--bad)}.open{color:var(--open)}.soft{color:var(--soft)}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:6px}table{border-collapse:collapse;width:100%}
 td,th{text-align:left;vertical-align:top;padding:.3rem .5rem;border-bottom:1px solid var(--line)}
