@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from ...dissect import Transport
 from ...messages import (
@@ -26,7 +27,7 @@ from .table import MUST, SHOULD, Table, expect
 RULES = Table(Group.TIMERS)
 
 GROWTH = 1.25
-"""A wait grows at least so much over the one before: 2 is asked for; lost copies and busy machines blur it (ours)."""
+"""What a wait grows by, each time, at least: 2 is asked for; lost copies and busy machines blur it (ours)."""
 
 SLACK_SECONDS = 0.01
 EARLY = 0.9
@@ -54,12 +55,15 @@ def _series(item: Record, story: Story) -> list[Record]:
 
 
 def _grows(item: Record, story: Story) -> Iterator[Outcome]:
+    """Each wait is measured by the shortest before it: one that a busy machine drew out says nothing of the next."""
     copies = _series(item, story)
     if len(copies) < 3:
         return
-    before, now = copies[-2].time - copies[-3].time, copies[-1].time - copies[-2].time
-    good = now >= GROWTH * before - SLACK_SECONDS
-    yield expect(good, item, f"a wait of about {2 * before:.3f} s", f"{now:.3f} s", *copies[-3:-1])
+    *before, now = (later.time - earlier.time for earlier, later in pairwise(copies))
+    shortest = min(before)
+    wanted = shortest * GROWTH ** len(before)
+    good = now >= wanted - SLACK_SECONDS
+    yield expect(good, item, f"a wait of at least {wanted:.3f} s", f"{now:.3f} s", *copies[-3:-1])
 
 
 @RULES.rule(
