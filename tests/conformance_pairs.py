@@ -27,6 +27,7 @@ from conformance_traces import (
     Trace,
     at,
     blocks,
+    both,
     carriage,
     ct_req,
     ctaa,
@@ -135,6 +136,9 @@ REPEATED = Trace(
         say(0.25, A, B, ctd(elapsed_time=120), UDP),
         say(0.26, B, A, ctdr(), UDP),
     )
+)
+ASKED_AGAIN = Trace(
+    (*(say(time, B, A, ct_req(), UDP) for time in (0, 0.04, 0.12, 0.28)), say(0.3, A, B, EMPTY_CTD, UDP))
 )
 ACTIVATIONS = Trace(
     (say(0, M, B, ctar(A)), say(2, M, B, ctar(A)), say(6, M, B, ctar(A)), say(6.1, B, M, ctaa())), keys=(KEY,)
@@ -295,7 +299,7 @@ PAIRS: dict[str, Pair] = {
         at(1, lambda s: replace(s, what=ctdr())),
     ),
     "2.5-malformed": Pair(MALFORMED, at(1, lambda s: replace(s, what=ctd(acknowledge=False))), base=("2.2-version",)),
-    "3.1-backoff": Pair(REPEATED, to(2, time=100.08), base=("3.1-sctp",)),
+    "3.1-backoff": Pair(ASKED_AGAIN, both(to(2, time=100.08), to(3, time=100.12)), base=("3.1-sctp",)),
     "3.2-backoff": Pair(ACTIVATIONS, to(2, time=104.0)),
     "4-request-retry": Pair(ACTIVATIONS, to(1, time=101.0)),
     "4-retry-max": Pair(PATIENT, to(3, time=118.0)),

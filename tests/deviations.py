@@ -337,9 +337,9 @@ async def answered_at_once(prober: Prober) -> None:
         await asyncio.sleep(0.5)
 
 
-async def three_ctars(prober: Prober) -> None:
-    """Until a mobile node has repeated its CTAR twice."""
-    for _ in range(3):
+async def four_ctars(prober: Prober) -> None:
+    """Until a mobile node has repeated its CTAR three times."""
+    for _ in range(4):
         await prober.hear(CTAR, within=2.0)
 
 
@@ -422,9 +422,9 @@ DEVIATIONS: dict[str, Deviation] = {
     "3.1-backoff": Deviation(
         PREVIOUS, probes.silence, place="cxtp.roles.schedule.Backoff.step", substitute=one_wait
     ),
-    "3.2-backoff": Deviation(MOBILE, three_ctars, place="cxtp.roles.schedule.Backoff.step", substitute=one_wait),
-    "4-request-retry": Deviation(MOBILE, three_ctars, own_timers=replace(MOBILE_TIMERS, request_retry=0.1)),
-    "4-retry-max": Deviation(MOBILE, three_ctars, timers=replace(MOBILE_TIMERS, retry_max=0.4)),
+    "3.2-backoff": Deviation(MOBILE, four_ctars, place="cxtp.roles.schedule.Backoff.step", substitute=one_wait),
+    "4-request-retry": Deviation(MOBILE, four_ctars, own_timers=replace(MOBILE_TIMERS, request_retry=0.1)),
+    "4-retry-max": Deviation(MOBILE, four_ctars, timers=replace(MOBILE_TIMERS, retry_max=0.4)),
     "3.2-answered": Deviation(MOBILE, answered_at_once, into=drop(CTAA)),
     "2.5.3-elapsed": Deviation(PREVIOUS, probes.silence, fields(DATA, elapsed_time=0)),
     "4-transfer-time": Deviation(PREVIOUS, long_silence, timers=replace(QUICK.timers, max_transfer_time=0.1)),

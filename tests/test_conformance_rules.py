@@ -10,7 +10,7 @@ from conformance_exchange_pairs import EXCHANGE_PAIRS
 from conformance_pairs import CASES, IN_CASE_2, IN_CASE_3, MOVED, OTHERWISE
 from conformance_pairs import PAIRS as MESSAGE_PAIRS
 from conformance_table import DOCUMENT, read_table
-from conformance_traces import COUNTED, MAC_A, A, B, Trace, ctd, given, ike, ip_packet, judge, say, without
+from conformance_traces import COUNTED, MAC_A, UDP, A, B, Trace, ct_req, ctd, given, ike, ip_packet, judge, say, without
 
 from contexts.base import encode
 from contexts.keys import derive_ipsec_keys
@@ -90,6 +90,15 @@ def test_sequence_numbers_are_remembered_within_a_limit(monkeypatch: pytest.Monk
     take(601, 1 + 600 % 20, 600)
     take(602, 77, 1)
     assert [(d.reused, spi) for (_, spi), d in facts.directions.items() if d.reused] == [([(600, 601, 600)], 1)]
+
+
+def test_one_wait_that_a_busy_machine_may_have_drawn_out_is_a_doubt() -> None:
+    """Second and third message close together: the second was late.  With waits of seconds nothing excuses it."""
+    late = Trace(tuple(say(time, B, A, ct_req(), UDP) for time in (0, 0.1, 0.13, 0.28)))
+    assert judge(late).of("3.1-backoff").verdict is Verdict.PASS
+    assert judge(without(3)(late)).of("3.1-backoff").verdict is Verdict.INCONCLUSIVE
+    slow = Trace(tuple(say(time, B, A, ct_req(), UDP) for time in (0, 2, 4)))
+    assert judge(slow).of("3.1-backoff").verdict is Verdict.FAIL
 
 
 def test_rules_name_rows_of_the_table_of_conformance() -> None:
