@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 from conformance_pairs import FULL
-from conformance_traces import ICMP, SCTP, Said, ct_req, ctd, ctdr, judge
+from conformance_traces import ICMP, NOBODYS, SCTP, Said, ct_req, ctd, ctdr, judge
 from helpers import KEY
 from mutators import MUTATORS
+from scapy.layers.inet import ICMP as ICMP_
 from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import CookedLinux, CookedLinuxV2, Dot1AD, Dot1Q, Ether, Loopback
+from scapy.layers.sctp import SCTP as SCTP_
+from scapy.layers.sctp import SCTPChunkAbort, SCTPChunkInit, SCTPChunkInitAck, crc32c
 from scapy.packet import Packet, Raw
-from scapy.utils import wrpcap
+from scapy.utils import rdpcap, wrpcap
 
 from cxtp.adapters.capture import CaptureError, PcapngWriter, PcapWriter
+from cxtp.adapters.capture.transport import sctp_checksum
 from cxtp.cli import main
 from cxtp.conformance.judge import judge_capture
 from cxtp.conformance.records import Record
@@ -214,6 +218,52 @@ def test_a_file_that_breaks_off(
     assert main(["conform", str(cut)]) == 3
     assert "packet 3" in capsys.readouterr().err
     assert main(["ladder", str(cut)]) == 3
+
+
+def test_checksums_of_sctp(tmp_path: Path) -> None:
+    """A packet that was spoiled on the way, and sent again; scapy's CRC32c is the witness."""
+    path = tmp_path / "sctp.pcap"
+    with PcapWriter(path) as writer:
+        for time, octets in ((100, build(ctd(NOBODYS))), (101, build(ctd(NOBODYS, transfer=2)))):
+            writer.write_sctp(time, ip_address(A4), 5091, ip_address(B4), 5091, octets)
+        writer.write_sctp(102, ip_address(B4), 5091, ip_address(A4), 5091, REPLY)
+    good = rdpcap(str(path))
+    for packet in good:
+        octets = bytes(packet[IP].payload)
+        assert sctp_checksum(octets) == octets[8:12] == struct.pack("!I", crc32c(octets[:8] + bytes(4) + octets[12:]))
+    octets = bytearray(bytes(good[1]))
+    octets[-5] ^= 1
+    again = good[1].copy()
+    again.time += 0.5
+    wrpcap(str(path), [good[0], with_time(Ether(bytes(octets)), good[1].time), again, good[2]])
+    seen: list[Record] = []
+    report = judge_capture(path, watch=seen.append)
+    assert [item.carriage.checksum_good for item in seen] == [True, False, True, True]
+    assert report.of("3.1-bad-checksum").verdict is Verdict.INCONCLUSIVE
+    assert report.of("3.1-bad-checksum").doubts[0].packets == (2, 3)
+    wrpcap(str(path), [with_time(Ether(bytes(octets)), good[1].time)])
+    seen.clear()
+    judge_capture(path, watch=seen.append)
+    assert [item.carriage.checksum_good for item in seen] == [None], "the sender's network card may fill them all in"
+
+
+def with_time(packet: Packet, time: float) -> Packet:
+    packet.time = time
+    return packet
+
+
+def test_associations_that_are_refused(tmp_path: Path) -> None:
+    """By ABORT, and by ICMP's "protocol unreachable", as a host without SCTP answers."""
+    init = IP(src=A4, dst=B4) / SCTP_(sport=5091, dport=5091) / SCTPChunkInit()
+    abort = IP(src=B4, dst=A4) / SCTP_(sport=5091, dport=5091) / SCTPChunkAbort()
+    unreachable = IP(src=B4, dst=A4) / ICMP_(type=3, code=2) / bytes(init)[:28]
+    accepted = IP(src=B4, dst=A4) / SCTP_(sport=5091, dport=5091) / SCTPChunkInitAck()
+    path = tmp_path / "init.pcap"
+    verdicts = {}
+    for name, answer in (("abort", [abort]), ("icmp", [unreachable]), ("ack", [accepted]), ("nothing", [])):
+        wrpcap(str(path), times(ETHER / packet for packet in [init, *answer]))
+        verdicts[name] = judge_capture(path).of("3.1-supports-sctp").verdict.value
+    assert verdicts == {"abort": "fail", "icmp": "fail", "ack": "pass", "nothing": "inconclusive"}
 
 
 def test_noise_on_cxtps_port_never_stops_the_judge(tmp_path: Path) -> None:
