@@ -214,7 +214,7 @@ def data_to_another(wire: Wire, octets: bytes, peer: Peer) -> Iterable[Packet]:
     """Into: once the data was confirmed, it goes to another router as well."""
     message = read(octets)
     if isinstance(message, REPLY) and message.success and "data" in wire.memory and wire.stranger is not None:
-        wire.send(build(wire.memory["data"][0]), wire.stranger, 0.15)
+        wire.send(build(wire.memory["data"][0]), wire.stranger, 0.05)
     yield octets, peer
 
 

@@ -18,6 +18,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a broken node never says is not waited for long."""
     monkeypatch.setattr(live, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(probes, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(live, "QUIET_SECONDS", 0.1)
 
 
 @pytest.mark.parametrize("rule_id", DEVIATIONS)

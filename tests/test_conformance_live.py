@@ -30,6 +30,7 @@ from live_nodes import (
 from node_helpers import Lab, lab, recorded_contexts
 
 from cxtp.config import ProtocolConfig
+from cxtp.conformance import live, probes
 from cxtp.conformance.verdicts import Level, Report, Verdict
 from cxtp.constants import PORT
 from cxtp.mobile import MobileNodeClient
@@ -46,7 +47,9 @@ def check(report: Report, role: str) -> None:
 
 @pytest.mark.parametrize("role", ["new-router", "previous-router"])
 @pytest.mark.parametrize("transport", ["udp", "tls"])
-def test_a_router(tmp_path: Path, transport: str, role: str) -> None:
+def test_a_router(tmp_path: Path, transport: str, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "QUIET_SECONDS", 0.2)  # loopback: nothing takes long
+    monkeypatch.setattr(live, "QUIET_SECONDS", 0.15)
     report = asyncio.run(probe_router(tmp_path, role, transport))
     check(report, role)
     if transport == "udp":

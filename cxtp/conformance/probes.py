@@ -312,12 +312,22 @@ async def activated(prober: Prober) -> None:
 
 
 async def flood(prober: Prober) -> None:
-    """Forty CTARs at once, for addresses that have no session: the rate limit shows, and that the peer goes on."""
+    """Forty CTARs at once, for addresses that have no session: the rate limit shows, and that the peer goes on.
+
+    What it asks us for because of them, we have not: it need not go on asking.
+    """
     if not prober.config.has_mobile_nodes:
         return
+    said = len(prober.records)
     base = int(prober.config.mn)
     for n in range(40):
         prober.say(prober.activation(mn=type(prober.config.mn)(base ^ (n + 1)), forged=True))
+    if prober.config.has_routers:
+        await asyncio.sleep(_SHORT_PAUSE)
+        heard = [r.message for r in prober.records[said:]]
+        asked_for = {m.mn_previous_address: None for m in heard if isinstance(m, ContextTransferRequest)}
+        for mn in asked_for:
+            prober.say(ContextTransferData(mn_previous_address=mn, elapsed_time=0, blocks=(), acknowledge=False))
     await (whole_transfer(prober) if prober.config.role == "new-router" else asked(prober))
     await asyncio.sleep(1.0)
 

@@ -243,9 +243,8 @@ def request_rate(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
 
 
 def _is_same_answer(one: Record, other: Record) -> bool:
-    return one.message == other.message or (
-        one.message is not None
-        and other.message is not None
-        and one.mn == other.mn
-        and one.destination != other.destination
-    )
+    """A copy; or the CT-Req that a CTAR draws, and the CTAA that tells how it ended."""
+    if one.message is None or other.message is None:
+        return False
+    both = type(one.message) is not type(other.message) or one.destination != other.destination
+    return one.message == other.message or (one.mn == other.mn and both)
