@@ -85,6 +85,21 @@ def check(report: Report, role: str) -> None:
     assert passed(report) <= DEVIATIONS.keys(), passed(report) - DEVIATIONS.keys()
 
 
+def test_a_router_over_icmp_alone(network: Network, tmp_path: Path) -> None:
+    """The prober has a mobile node's place and no other: CTARs with a wrong token, without A, and a flood of them."""
+
+    async def probe() -> Report:
+        async with nodes(network, tmp_path, 4, "a") as made:
+            own, peer = network.address("mobile", 4), made.routers["a"]
+            there = Peer(peer.address, peer.port, "a", is_router=True)
+            config = LiveConfig("previous-router", there, (own, 0), Transport.ICMP, made.mn, KEY, TIMERS)
+            return await run(Prober(config, lambda receiver: IcmpEndpoint(own, receiver), seed=7), network, "mobile")
+
+    report = asyncio.run(probe())
+    assert not report.failed(), told(report)
+    assert passed(report) >= {"2.5.2-answer", "2.5.2-unasked", "2.5.2-failures", "3.2-messages", "6.3-request-rate"}
+
+
 def test_a_mobile_node_over_icmp(network: Network) -> None:
     own, new, previous = (network.address(name, 4) for name in ("mobile", "b", "c"))
     mn = own + 100
