@@ -79,9 +79,13 @@ def _judge(path: Path, config: pytest.Config) -> Report:
     from .conformance.judge import judge_capture
     from .conformance.keys import read_keys
     from .conformance.story import Case
+    from .errors import CxtpError
 
     keys = config.getoption("--cxtp-psk-file")
-    return judge_capture(path, Case(keys=read_keys(Path(keys)) if keys else ()))
+    try:
+        return judge_capture(path, Case(keys=read_keys(Path(keys)) if keys else ()))
+    except CxtpError as error:  # no trace, or no keys: no test could say so
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_collection(session: pytest.Session) -> None:

@@ -6,8 +6,9 @@ Messages are made with the codec from the RFC's fields; no role takes part.
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -15,6 +16,7 @@ from context_examples import IKE_SA, IPSEC_SA, VALUES
 from helpers import KEY, MN, ROUTERS, token
 
 from contexts.base import Context, encode
+from contexts.ikev2 import IkeSaContext
 from contexts.session import RestoredSession
 from contexts.values import SequenceNumbers
 from cxtp.adapters.capture import IpPacket
@@ -83,7 +85,7 @@ class Trace:
     on_the_wire: bool = False
     esp_path: bool = False
     end: float = 200.0
-    more: dict[str, Any] = field(default_factory=dict)
+    routers: frozenset[IPAddress] = frozenset()
 
 
 def say(
@@ -110,7 +112,9 @@ def records(trace: Trace) -> list[Record | IpPacket]:
 
 def judge(trace: Trace) -> Report:
     """As a capture is judged: records, then the packets once more."""
-    case = Case(keys=trace.keys, contexts=trace.contexts, on_the_wire=trace.on_the_wire, end=trace.end)
+    case = Case(
+        keys=trace.keys, contexts=trace.contexts, on_the_wire=trace.on_the_wire, end=trace.end, routers=trace.routers
+    )
     if trace.esp_path:
         case.esp_paths[frozenset((A, B))] = 1
     found = records(trace)
@@ -118,6 +122,8 @@ def judge(trace: Trace) -> Report:
     for item in found:
         if isinstance(item, Record):
             bench.take(item)
+        else:
+            bench.see(item)
     facts = PacketFacts(bench.moved)
     for item in found:
         if isinstance(item, IpPacket):
@@ -219,13 +225,43 @@ def ip_packet(
     return IpPacket(0, time, source, destination, protocol, header + octets, 20, False, mac)
 
 
-def ike(time: float) -> IpPacket:
-    """A liveness check of the gateway's."""
-    sa = RestoredSession.restore([IKE_SA]).ike_sa(IKE_SA.spis)
+def ike(time: float, context: IkeSaContext = IKE_SA) -> IpPacket:
+    """A liveness check of the gateway's, sealed with this context's keys."""
+    sa = RestoredSession.restore([context]).ike_sa(context.spis)
     octets = sa.seal(37, 0, (), bytes(8))
     local, remote = IKE_SA.local_host, IKE_SA.remote_host
     udp = (4500).to_bytes(2, "big") * 2 + (12 + len(octets)).to_bytes(2, "big") + b"\0\0" + bytes(4) + octets
     return ip_packet(100 + time, local.address, remote.address, 17, udp, MAC_B)
+
+
+def sctp(time: float, source: IPAddress, destination: IPAddress, *chunks: bytes) -> IpPacket:
+    """An SCTP packet between routers with these chunks."""
+    head = struct.pack("!HHII", 5091, 5091, 1, 0)
+    return ip_packet(100 + time, source, destination, 132, head + b"".join(chunks), b"")
+
+
+def init(kind: int = 1, *parameters: bytes) -> bytes:
+    """INIT (1) or INIT ACK (2) (RFC 9260, 3.3.2)."""
+    body = struct.pack("!IIHHI", 1, 65_536, 1, 1, 1) + b"".join(parameters)
+    return struct.pack("!BBH", kind, 0, 4 + len(body)) + body
+
+
+FORWARD_TSN_SUPPORTED = bytes.fromhex("c0000004")
+ABORT = bytes.fromhex("06000004")
+FORWARD_TSN = bytes.fromhex("c000000800000001")
+DATA_CHUNK = bytes.fromhex("0007001400000001000000004358545041414141")
+
+
+def ike_sa_init(time: float) -> IpPacket:
+    """Router A asks router B for an IKE_SA."""
+    udp = struct.pack("!HHHH", 500, 500, 8 + 28, 0)
+    header = bytes(8) + bytes(8) + struct.pack("!BBBBII", 33, 0x20, 34, 0x08, 0, 28)
+    return ip_packet(100 + time, A, B, 17, udp + header, MAC_A)
+
+
+def router_esp(time: float) -> IpPacket:
+    """ESP between the routers."""
+    return ip_packet(100 + time, A, B, 50, bytes.fromhex("0000abcd00000001") + bytes(24), MAC_A)
 
 
 # --- changes ----------------------------------------------------------------------------------------------------
@@ -285,6 +321,22 @@ def plus(*steps: Step) -> Change:
         return replace(trace, steps=tuple(sorted((*trace.steps, *steps), key=lambda s: s.time)))
 
     return longer
+
+
+def packet(index: int, step: IpPacket) -> Change:
+    """Another packet in its place."""
+    return lambda trace: replace(trace, steps=(*trace.steps[:index], step, *trace.steps[index + 1 :]))
+
+
+def both(*changes: Change) -> Change:
+    """One point that stands in two messages."""
+
+    def changed(trace: Trace) -> Trace:
+        for change in changes:
+            trace = change(trace)
+        return trace
+
+    return changed
 
 
 def given(**changes: Any) -> Change:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from ..adapters.context_file import is_sealed, read_context_file
+from ..config import Timers
 from ..conformance.judge import judge_capture
 from ..conformance.keys import read_keys
 from ..conformance.live import ROLES, LiveConfig, Prober
+from ..conformance.probes import PROBES
 from ..conformance.records import Record
 from ..conformance.reports import html_report, json_report, junit_report, text_report
 from ..conformance.story import Case
@@ -31,6 +34,13 @@ from .output import Progress, print_json
 from .sealing import add_sealing, sealing
 
 _PROGRESS_EVERY = 1000
+_TIMERS = {
+    "max_transfer_time": "CT_MAX_TRANSFER_TIME",
+    "max_handover_time": "CT_MAX_HANDOVER_TIME",
+    "request_retry": "CT_REQUEST_RETRY",
+    "retry_max": "CT_RETRY_MAX",
+}
+_TRANSPORTS = {"udp": Transport.UDP, "sctp": Transport.SCTP, "tls": Transport.TCP, "icmp": Transport.ICMP}
 RECORDS_DRAWN = 2000
 """Messages that an HTML report draws and decodes (ours: what a browser still shows quickly)."""
 
@@ -60,11 +70,23 @@ def add(subparsers: Any) -> None:
     command.add_argument("--on-the-wire", action="store_true", help="contexts in the clear were so between the hosts")
     command.add_argument("--all", action="store_true", help="text: name rules that passed as well")
     command.add_argument("--port", type=int, default=PORT, help="CXTP's port (default %(default)s)")
+    command.add_argument(
+        "--router",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a router that the others know; repeatable. Once one is named, all others must get nothing",
+    )
+    _add_timers(command)
     live = command.add_argument_group("a live peer, in place of TRACE")
     live.add_argument("--live", metavar="[NAME=]ADDRESS[:PORT]", help="the peer that is provoked")
     live.add_argument("--role", choices=ROLES, help="what the peer is")
     live.add_argument("--listen", metavar="ADDRESS[:PORT]", help="our address, a router's for the peer")
     live.add_argument("--transport", choices=("udp", "sctp", "tls", "icmp"), default="udp", help="default %(default)s")
+    live.add_argument(
+        "--mobile-transport", choices=("icmp", "udp"), help="what carries CTARs, where it is not --transport"
+    )
+    live.add_argument("--stranger", metavar="ADDRESS", help="an address of ours at which the peer knows no router")
     live.add_argument("--mn", metavar="ADDRESS", help="the mobile node; a previous router must have its session")
     live.add_argument("--pki", type=Path, help="TLS: the directory that 'cxtp pki' made")
     live.add_argument("--name", help="TLS: the name in our certificate")
@@ -72,6 +94,27 @@ def add(subparsers: Any) -> None:
     live.add_argument("--allow-cleartext-keys-on-the-network", action="store_true", help="UDP off loopback: in a lab")
     add_sealing(command, writing=False)
     command.set_defaults(run=run)
+
+
+def _add_timers(command: argparse.ArgumentParser) -> None:
+    timers = command.add_argument_group("times that the network is configured with, in seconds (RFC 4067, 4)")
+    for name, text in _TIMERS.items():
+        default = getattr(Timers(), name)
+        timers.add_argument(
+            f"--{name.replace('_', '-')}", type=float, default=default, metavar="SECONDS", help=f"{text} ({default:g})"
+        )
+
+
+def timers_of(arguments: argparse.Namespace) -> Timers:
+    """Raises ConfigurationError for a time that is none."""
+    return Timers(**{name: getattr(arguments, name) for name in _TIMERS})
+
+
+def _address(text: str) -> IPAddress:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise ConfigurationError(f"{text!r} is no IP address") from None
 
 
 def case_of(arguments: argparse.Namespace) -> Case:
@@ -83,7 +126,13 @@ def case_of(arguments: argparse.Namespace) -> Case:
         for session in read_context_file(path, sealing(arguments, ask=is_sealed(path)))
         for context in session.contexts
     ]
-    return Case(keys=keys, contexts=contexts, on_the_wire=arguments.on_the_wire)
+    return Case(
+        timers=timers_of(arguments),
+        keys=keys,
+        contexts=contexts,
+        on_the_wire=arguments.on_the_wire,
+        routers=frozenset(map(_address, arguments.router)),
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -127,36 +176,39 @@ def run_live(arguments: argparse.Namespace) -> int:
     address, port = parse_socket_address(rest, 0 if arguments.role == "mobile-node" else arguments.port)
     own = parse_socket_address(arguments.listen, arguments.port)
     keys = [] if arguments.psk_file is None else read_keys(arguments.psk_file)
-    transports = {"udp": Transport.UDP, "sctp": Transport.SCTP, "tls": Transport.TCP, "icmp": Transport.ICMP}
     router = Router(name or "peer", address, port or PORT)
-    try:
-        mn = ip_address(arguments.mn)
-    except ValueError:
-        raise ConfigurationError(f"{arguments.mn!r} is no IP address") from None
+    mobile, strange = arguments.mobile_transport, arguments.stranger
+
+    def endpoint(transport: str, end: tuple[IPAddress, int], receiver: Receiver) -> Endpoint:
+        return _endpoint(arguments, transport, end, router, receiver)
+
     config = LiveConfig(
         arguments.role,
         Peer(address, port, router.name, arguments.transport in ("sctp", "tls"), is_router=port != 0),
         own,
-        transports[arguments.transport],
-        mn,
+        _TRANSPORTS[arguments.transport],
+        _address(arguments.mn),
         keys[0] if keys else b"",
+        timers_of(arguments),
         patience=arguments.patience,
+        mobile=mobile and (_TRANSPORTS[mobile], partial(endpoint, mobile, (own[0], 0))),
+        stranger=strange and (_address(strange), partial(endpoint, arguments.transport, (_address(strange), own[1]))),
     )
-    prober = Prober(config, lambda receiver: _endpoint(arguments, own, router, receiver))
-    asyncio.run(prober.run())
+    prober = Prober(config, partial(endpoint, arguments.transport, own))
+    asyncio.run(prober.run(PROBES[arguments.role]))
     report = prober.report([Group(group) for group in arguments.only], Level[arguments.level.upper()])
     show(report, arguments, prober.records)
     return 1 if report.failed(Level.MUST) else 0
 
 
 def _endpoint(
-    arguments: argparse.Namespace, own: tuple[IPAddress, int], router: Router, receiver: Receiver
+    arguments: argparse.Namespace, transport: str, own: tuple[IPAddress, int], router: Router, receiver: Receiver
 ) -> Endpoint:
-    if arguments.transport == "icmp":
+    if transport == "icmp":
         return IcmpEndpoint(own[0], receiver)
-    if arguments.transport == "sctp":
+    if transport == "sctp":
         return SctpEndpoint(own, [router], receiver)
-    if arguments.transport == "udp":
+    if transport == "udp":
         allowed = arguments.allow_cleartext_keys_on_the_network
         return UdpEndpoint(own, [router], receiver, allow_cleartext_keys_on_the_network=allowed)
     if arguments.pki is None or arguments.name is None:

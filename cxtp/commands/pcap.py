@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..conformance.rules import ALL_RULES
+from ..conformance.verdicts import Level
 from ..scenarios import SCENARIOS, make
 from ..scenarios.table import find
 from .keys import write
@@ -38,12 +40,13 @@ def add(subparsers: Any) -> None:
 def run_list(arguments: argparse.Namespace) -> int:
     """Print them."""
     if arguments.json:
+        binding = {rule.id for rule in ALL_RULES if rule.level is Level.MUST}
         rows = [
             {
                 "name": scenario.name,
                 "shows": scenario.shows,
                 "sections": scenario.sections,
-                "verdict": "fail" if scenario.breaks else "pass",
+                "verdict": "fail" if binding.intersection(scenario.breaks) else "pass",
                 "breaks": scenario.breaks,
             }
             for scenario in SCENARIOS.values()

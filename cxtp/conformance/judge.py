@@ -10,11 +10,11 @@ from ..constants import PORT
 from ..errors import RemoteError
 from ..messages import ContextTransferData
 from .contents import decoded
-from .packets import MAXIMUM_CONTEXTS, Moved, PacketFacts, esp_octets
+from .packets import MAXIMUM_CONTEXTS, Moved, PacketFacts
 from .records import Record, RecordReader
 from .rules import ALL_RULES
 from .rules.formats import manifest_of
-from .story import MAXIMUM_REMEMBERED, Case, Stories, Story
+from .story import Case, Stories, Story
 from .verdicts import Group, Level, Moment, Outcome, Report, Result, Rule, selected
 
 Progress = Callable[[int], None]
@@ -50,17 +50,14 @@ class Judge:
     def see(self, packet: IpPacket) -> None:
         """An IP packet of the capture, before the records in it."""
         self.packets = packet.index
-        self.case.end = max(self.case.end, packet.time)
-        if packet.protocol == 50 or (packet.protocol == 17 and esp_octets(packet) is not None):
-            paths = self.case.esp_paths
-            paths[frozenset((packet.source, packet.destination))] = packet.index
-            while len(paths) > MAXIMUM_REMEMBERED:
-                paths.popitem(last=False)
+        self.case.see(packet)
 
     def take(self, item: Record) -> None:
         """One record."""
         self.messages += 1
-        self.case.end = max(self.case.end, item.time)
+        self.case.clock(item.time)
+        self.case.floods.take(item)
+        self.case.carried[item.transport] += not item.ours
         story = self._stories.of(item)
         if not item.ours:
             for rule in self._of_record:

@@ -2,7 +2,7 @@
 
 The prober speaks with the codec alone, in the other roles' place.  It is bounded (each wait has an end, each probe few
 messages) and polite: what it gives to a new router it takes back, and what a previous router sends it refuses, so that
-the session stays where it was.
+the session stays where it was.  What it says and when is in :mod:`.probes`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..config import Timers
 from ..constants import StatusCode
@@ -20,17 +21,15 @@ from ..errors import ConfigurationError
 from ..manifest import plan_parts, receipt
 from ..messages import (
     ContextBlock,
+    ContextRequest,
     ContextStatus,
-    ContextTransferActivateAcknowledge,
     ContextTransferActivateRequest,
-    ContextTransferCancel,
     ContextTransferData,
     ContextTransferDataReply,
     ContextTransferRequest,
     EncodedContext,
     IPAddress,
     Message,
-    PredictiveContextTransferData,
 )
 from ..token import compute_token
 from ..transports.endpoint import Endpoint, Peer, Receiver
@@ -55,11 +54,19 @@ QUIET_SECONDS = 0.3
 PROBE_TYPE = 0x7001
 """An unassigned Feature Profile Type."""
 
+Link = tuple[Transport, Callable[[Receiver], Endpoint]]
+"""A transport, and what makes an endpoint of it."""
+
 
 @dataclass
 class LiveConfig:
     """``mn``: the mobile node's address that is asked about; a previous router must have a session of its.
-    ``key``: what that mobile node shares with the previous router, if anything is to be proved."""
+    ``key``: what that mobile node shares with the previous router, if anything is to be proved.
+
+    ``transport`` is that between routers; where it is ICMP, the prober plays mobile nodes alone.  ``mobile``: another
+    one for CTARs (RFC 4067, 3.2); None: the same, but over SCTP, which carries none, there are then no CTARs.
+    ``stranger``: an address of ours that the peer knows no router at, with its endpoint; None: not probed.
+    """
 
     role: str
     peer: Peer
@@ -71,12 +78,39 @@ class LiveConfig:
     patience: float = 60.0
     """How long a mobile node's CTAR is waited for."""
 
+    mobile: Link | None = None
+    stranger: tuple[IPAddress, Callable[[Receiver], Endpoint]] | None = None
+
+    @property
+    def has_routers(self) -> bool:
+        """Whether the peer can be spoken to as one router to another."""
+        return self.transport is not Transport.ICMP
+
+    @property
+    def has_mobile_nodes(self) -> bool:
+        """Whether it can be sent CTARs."""
+        return self.transport is not Transport.SCTP or self.mobile is not None
+
 
 Probe = Callable[["Prober"], Awaitable[None]]
 
 
+@dataclass
+class _Way:
+    """One of our endpoints, and the two ends as the records name them."""
+
+    endpoint: Endpoint
+    transport: Transport
+    own: tuple[IPAddress, int]
+    peer: Peer
+
+
 class Prober:
-    """One run.  ``make_endpoint`` gives the transport for a receiver of messages."""
+    """One run.  ``make_endpoint`` gives the transport for a receiver of messages.
+
+    >>> await prober.run(PROBES[config.role])       # or, step by step:
+    >>> await prober.start(); await prober.provoke(probes); await prober.close(); prober.report()
+    """
 
     def __init__(
         self, config: LiveConfig, make_endpoint: Callable[[Receiver], Endpoint], seed: int | None = None
@@ -85,36 +119,55 @@ class Prober:
             raise ConfigurationError(f"{config.role!r} is no role: {', '.join(ROLES)}")
         self.config = config
         self.records: list[Record] = []
-        self._random = random.Random(seed) if seed is not None else random.SystemRandom()
+        self.random = random.Random(seed) if seed is not None else random.SystemRandom()
         self._started = time.monotonic()
         self._heard = asyncio.Event()
-        self._endpoint = make_endpoint(self._receive)
         self._last_generation = 0
+        self._ways = {"router": self._way(config.transport, config.own, make_endpoint, "router")}
+        if config.mobile is not None:
+            self._ways["mobile"] = self._way(config.mobile[0], (config.own[0], 0), config.mobile[1], "mobile")
+        if config.stranger is not None:
+            own = (config.stranger[0], config.own[1])
+            self._ways["stranger"] = self._way(config.transport, own, config.stranger[1], "stranger")
+
+    def _way(
+        self, transport: Transport, own: tuple[IPAddress, int], make: Callable[[Receiver], Endpoint], name: str
+    ) -> _Way:
+        peer = self.config.peer
+        if name == "mobile":
+            peer = replace(peer, port=0 if transport is Transport.ICMP else peer.port, reliable=False, is_router=False)
+        return _Way(make(partial(self._receive, name)), transport, own, peer)
 
     # --- speaking and hearing -----------------------------------------------------------------------------------
 
-    def _note(self, octets: bytes, *, ours: bool) -> None:
+    def _note(self, way: _Way, octets: bytes, *, ours: bool) -> None:
         if len(self.records) >= MAXIMUM_RECORDS:
             return
-        own, peer = self.config.own, (self.config.peer.address, self.config.peer.port)
+        own, peer = way.own, (way.peer.address, way.peer.port)
         ends = (own, peer) if ours else (peer, own)
         now = time.monotonic() - self._started
-        self.records.append(
-            record(len(self.records) + 1, now, self.config.transport, ends, octets, Carriage(), ours=ours)
-        )
+        self.records.append(record(len(self.records) + 1, now, way.transport, ends, octets, Carriage(), ours=ours))
 
-    def _receive(self, octets: bytes, peer: Peer) -> None:
-        if peer.address == self.config.peer.address:
+    def _receive(self, name: str, octets: bytes, peer: Peer) -> None:
+        way = self._ways[name]
+        if peer.address == way.peer.address:
             if self.config.role == "mobile-node":  # it has a port of its own
-                self.config.peer = peer
-            self._note(octets, ours=False)
+                way.peer = peer
+            self._note(way, octets, ours=False)
             self._heard.set()
 
-    def say(self, what: Message | bytes) -> None:
-        """Send a message, or octets that are none."""
+    def say(self, what: Message | bytes, *, way: str | None = None) -> None:
+        """Send a message, or octets that are none.  CTARs go the mobile nodes' way, all else the routers'."""
         octets = what if isinstance(what, bytes) else build(what)
-        self._note(octets, ours=True)
-        self._endpoint.send(octets, self.config.peer)
+        if way is None:
+            way = "mobile" if isinstance(what, ContextTransferActivateRequest) and "mobile" in self._ways else "router"
+        self._note(self._ways[way], octets, ours=True)
+        self._ways[way].endpoint.send(octets, self._ways[way].peer)
+
+    @property
+    def largest_message(self) -> int:
+        """Octets that a message between routers may have."""
+        return self._ways["router"].endpoint.maximum_message
 
     async def hear(self, *kinds: type[Message], within: float | None = None, after: int | None = None) -> Record | None:
         """The first message of these kinds behind record ``after`` (None: from now on); None where none comes."""
@@ -135,275 +188,119 @@ class Prober:
 
     # --- messages -----------------------------------------------------------------------------------------------
 
-    def _number(self) -> int:
-        return self._random.getrandbits(32)
+    def number(self) -> int:
+        """A sequence number, a transfer's identifier."""
+        return self.random.getrandbits(32)
 
-    def _blocks(self, *contexts: EncodedContext) -> tuple[ContextBlock, ...]:
-        self._last_generation += 1
-        (blocks,) = plan_parts(contexts, transfer_id=self._number(), generation=self._last_generation)
+    def blocks(self, *contexts: EncodedContext, again: bool = False) -> tuple[ContextBlock, ...]:
+        """Contexts as a transfer of their own, of a generation above all that went before, or of the last one again."""
+        self._last_generation += not again
+        (blocks,) = plan_parts(contexts, transfer_id=self.number(), generation=self._last_generation)
         return blocks
 
-    def _data(self, *contexts: EncodedContext, acknowledge: bool = True) -> ContextTransferData:
-        blocks = self._blocks(*(contexts or (EncodedContext(PROBE_TYPE, b"a probe of cxtp conform....."),)))
+    def data(
+        self, *contexts: EncodedContext, acknowledge: bool = True, again: bool = False
+    ) -> ContextTransferData:
+        """A CTD of these contexts (none given: one of a type that nobody knows); ``again``: of the last generation."""
+        blocks = self.blocks(*(contexts or (EncodedContext(PROBE_TYPE, b"a probe of cxtp conform....."),)), again=again)
         return ContextTransferData(
             mn_previous_address=self.config.mn, elapsed_time=0, blocks=blocks, acknowledge=acknowledge
         )
 
-    def _request(self, *, forged: bool = False) -> ContextTransferRequest:
-        number = self._number()
+    def request(
+        self, *, forged: bool = False, number: int | None = None, requested: tuple[ContextRequest, ...] = ()
+    ) -> ContextTransferRequest:
+        """A CT-Req with the token of the mobile node's key, a wrong one, or a null one where there is no key."""
+        number = self.number() if number is None else number
         mn, key = self.config.mn, self.config.key
-        token = compute_token(key, mn, number) if key else bytes(4)
+        token = compute_token(key, mn, number, requested) if key else bytes(4)
         if forged:
             token = bytes(octet ^ 0x5A for octet in token)
-        return ContextTransferRequest(mn_previous_address=mn, sequence_number=number, authorization_token=token)
+        return ContextTransferRequest(
+            mn_previous_address=mn, sequence_number=number, authorization_token=token, requested=requested
+        )
 
-    def _reply(self, data: Record, success: bool) -> ContextTransferDataReply:
+    def activation(
+        self,
+        *,
+        key: bytes | None = None,
+        mn: IPAddress | None = None,
+        forged: bool = False,
+        number: int | None = None,
+        acknowledge: bool = True,
+    ) -> ContextTransferActivateRequest:
+        """A CTAR that names us as the other router; ``key`` None: the mobile node's."""
+        number = self.number() if number is None else number
+        mn = self.config.mn if mn is None else mn
+        token = compute_token((self.config.key if key is None else key) or b"no key", mn, number)
+        if forged:
+            token = bytes(octet ^ 0x5A for octet in token)
+        return ContextTransferActivateRequest(
+            mn_previous_address=mn,
+            access_router_address=self.config.own[0],
+            sequence_number=number,
+            authorization_token=token,
+            acknowledge=acknowledge,
+        )
+
+    def reply(self, data: Record, success: bool, *, with_receipt: bool = True) -> ContextTransferDataReply:
+        """A CTDR to that data; without a receipt, as of a router that knows none, it names each type that failed."""
         manifest = manifest_of(data, Case())
-        statuses: tuple[ContextStatus, ...] = ()
+        failed: list[int] = []
         if not success:
-            statuses = (ContextStatus(0, StatusCode.NO_RESOURCES),)
-        if manifest is not None:
+            types = [block.feature_profile_type for block in getattr(data.message, "blocks", ())]
+            failed = [0] if with_receipt else list(dict.fromkeys(types))
+        statuses = tuple(ContextStatus(number, StatusCode.NO_RESOURCES) for number in failed)
+        if manifest is not None and with_receipt:
             statuses += receipt(manifest.transfer_id)
         return ContextTransferDataReply(mn_previous_address=self.config.mn, success=success, statuses=statuses)
 
-    # --- probes -------------------------------------------------------------------------------------------------
+    async def take_back(self) -> None:
+        """The session that the peer was given: asked for, received, confirmed; then it holds nothing of ours."""
+        said = len(self.records)
+        self.say(replace(self.request(), authorization_token=bytes(4)))
+        data = await self.hear(ContextTransferData, after=said)
+        if data is not None and isinstance(data.message, ContextTransferData) and data.message.blocks:
+            manifest = manifest_of(data, Case())
+            if manifest is not None:
+                self._last_generation = max(self._last_generation, manifest.generation)
+            self.say(self.reply(data, True))
+            await asyncio.sleep(QUIET_SECONDS)
 
-    async def run(self, probes: Sequence[Probe] | None = None) -> Report:
-        """These probes (None: all of the role), then the verdicts.  Raises TransportError where we can't listen."""
-        await self._endpoint.start()
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open what we speak through.  Raises TransportError where we can't listen."""
+        for way in self._ways.values():
+            await way.endpoint.start()
+
+    async def provoke(self, probes: Sequence[Probe]) -> None:
+        """One probe after the other."""
+        for probe in probes:
+            await probe(self)
+
+    async def close(self) -> None:
+        """Let go of all endpoints."""
+        for way in self._ways.values():
+            await way.endpoint.close()
+
+    async def run(self, probes: Sequence[Probe]) -> Report:
+        """These probes, then the verdicts.  Raises TransportError where we can't listen."""
         try:
-            for probe in PROBES[self.config.role] if probes is None else probes:
-                await probe(self)
+            await self.start()
+            await self.provoke(probes)
         finally:
-            await self._endpoint.close()
+            await self.close()
         return self.report()
 
     def report(self, groups: Sequence[Group] = (), level: Level = Level.MAY) -> Report:
         """What the rules say of all that was seen."""
         config = self.config
-        case = Case(timers=config.timers, keys=[config.key] if config.key else [], live=True)
+        routers = frozenset((config.own[0], config.peer.address)) if config.stranger is not None else frozenset()
+        case = Case(timers=config.timers, keys=[config.key] if config.key else [], live=True, routers=routers)
         judge = Judge(case, selected(ALL_RULES, groups, level))
         for item in self.records:
             judge.take(item)
         case.end = time.monotonic() - self._started
-        return judge.finish(f"{config.role} at {config.peer.address}, over {config.transport.value}")
-
-    async def _take_back(self) -> None:
-        """The session that the peer was given: asked for, received, confirmed; then it holds nothing of ours."""
-        self.say(replace(self._request(), authorization_token=bytes(4)))
-        data = await self.hear(ContextTransferData)
-        if data is not None and isinstance(data.message, ContextTransferData) and data.message.blocks:
-            manifest = manifest_of(data, Case())
-            if manifest is not None:
-                self._last_generation = max(self._last_generation, manifest.generation)
-            self.say(self._reply(data, True))
-            await asyncio.sleep(QUIET_SECONDS)
-
-
-async def _whole_transfer(prober: Prober) -> None:
-    prober.say(prober._data())
-    await prober.hear(ContextTransferDataReply)
-    await prober._take_back()
-
-
-async def _duplicate_data(prober: Prober) -> None:
-    """The same CTD three times: each copy may draw the reply, none another effect."""
-    data = prober._data()
-    for _ in range(3):
-        prober.say(data)
-        await asyncio.sleep(0.05)
-    await prober.hear(ContextTransferDataReply, after=0)
-    await prober._take_back()
-
-
-async def _unasked_reply(prober: Prober) -> None:
-    prober.say(prober._data(acknowledge=False))
-    await prober.hear(ContextTransferDataReply, within=QUIET_SECONDS)
-    await prober._take_back()
-
-
-async def _oversized(prober: Prober) -> None:
-    """As much as a message holds, of types that nobody knows."""
-    room = min(prober._endpoint.maximum_message, 65_000) - 1000
-    contexts = [EncodedContext(PROBE_TYPE + n, b"oversized..." * 150) for n in range(room // 1900)]
-    prober.say(prober._data(*contexts))
-    await prober.hear(ContextTransferDataReply)
-    await prober._take_back()
-
-
-async def _late_data(prober: Prober) -> None:
-    """Data, and once more long after its reply."""
-    data = prober._data()
-    prober.say(data)
-    await prober.hear(ContextTransferDataReply)
-    await asyncio.sleep(2 * QUIET_SECONDS)
-    prober.say(data)
-    await prober.hear(ContextTransferDataReply, within=QUIET_SECONDS)
-    await prober._take_back()
-
-
-def _spoiled(octets: bytes) -> list[bytes]:
-    """What is no message: another version, an unknown type, wrong lengths, cut short, and noise."""
-    length = len(octets)
-    return [
-        bytes((octets[0] & 31 | 2 << 5,)) + octets[1:],
-        bytes((octets[0] & 0xE0 | 31,)) + octets[1:],
-        octets[:2] + (length + 1).to_bytes(2, "big") + octets[4:],
-        octets[:2] + (length - 1).to_bytes(2, "big") + octets[4:],
-        octets[:2] + (length - 8).to_bytes(2, "big") + octets[4 : length - 8],
-        octets[:3],
-    ]
-
-
-async def _malformed(prober: Prober) -> None:
-    what = prober._data() if prober.config.role == "new-router" else prober._request()
-    spoiled = _spoiled(build(what))
-    if prober.config.transport in (Transport.TCP,):  # a stream whose lengths are wrong is a stream no more
-        spoiled = spoiled[:2]
-    for octets in spoiled:
-        prober.say(octets)
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(QUIET_SECONDS)
-    await _whole_transfer(prober) if prober.config.role == "new-router" else await _asked(prober)
-
-
-async def _forged_activation(prober: Prober) -> None:
-    """Contexts ahead, then a CTAR with a wrong token: nothing is activated.  Then the right one, and all back."""
-    config = prober.config
-    if config.transport is Transport.SCTP:
-        return  # CTARs are not SCTP's (3.1)
-    key = prober._random.getrandbits(128).to_bytes(16, "big")
-    plain = prober._data()
-    prober.say(PredictiveContextTransferData(key=key, **vars(plain)))
-    await prober.hear(ContextTransferDataReply, within=QUIET_SECONDS)
-    for forged in (True, False):
-        number = prober._number()
-        token = compute_token(key, config.mn, number)
-        if forged:
-            token = bytes(octet ^ 0x5A for octet in token)
-        prober.say(
-            ContextTransferActivateRequest(
-                mn_previous_address=config.mn,
-                access_router_address=config.own[0],
-                sequence_number=number,
-                authorization_token=token,
-                acknowledge=True,
-            )
-        )
-        await prober.hear(ContextTransferActivateAcknowledge, within=QUIET_SECONDS)
-    await prober._take_back()
-
-
-# --- a previous router: it has a session, is asked for it, and keeps it -------------------------------------------
-
-
-async def _asked(prober: Prober) -> None:
-    prober.say(prober._request())
-    await _refuse(prober)
-
-
-async def _refuse(prober: Prober) -> None:
-    data = await prober.hear(ContextTransferData, after=max(len(prober.records) - 1, 0))
-    if data is not None and isinstance(data.message, ContextTransferData) and data.message.acknowledge:
-        prober.say(prober._reply(data, False))
-    await asyncio.sleep(QUIET_SECONDS)
-
-
-async def _silence(prober: Prober) -> None:
-    """No reply while CT_MAX_TRANSFER_TIME lasts: repetitions wait longer, and end.  Then: no, thank you."""
-    prober.say(prober._request())
-    data = await prober.hear(ContextTransferData)
-    await asyncio.sleep(prober.config.timers.max_transfer_time * 1.5)
-    if data is not None:
-        prober.say(prober._reply(data, False))
-    await asyncio.sleep(QUIET_SECONDS)
-
-
-async def _forged_request(prober: Prober) -> None:
-    if prober.config.key:
-        prober.say(prober._request(forged=True))
-        await prober.hear(ContextTransferData, within=2 * QUIET_SECONDS)
-
-
-async def _cancelled(prober: Prober) -> None:
-    prober.say(prober._request())
-    data = await prober.hear(ContextTransferData)
-    prober.say(ContextTransferCancel(mn_previous_address=prober.config.mn))
-    await asyncio.sleep(QUIET_SECONDS)
-    if data is not None:
-        prober.say(prober._reply(data, False))
-    await asyncio.sleep(QUIET_SECONDS)
-
-
-async def _null_request(prober: Prober) -> None:
-    """Asked for with a null token: the key has to come as well."""
-    prober.say(replace(prober._request(), authorization_token=bytes(4)))
-    await _refuse(prober)
-
-
-async def _repeated_request(prober: Prober) -> None:
-    request = prober._request()
-    prober.say(request)
-    prober.say(request)
-    await _refuse(prober)
-
-
-async def _flood(prober: Prober) -> None:
-    """Forty CTARs at once, for addresses that have no session: the rate limit shows."""
-    if prober.config.transport is Transport.SCTP:
-        return  # CTARs are not SCTP's (3.1)
-    base = int(prober.config.mn)
-    for n in range(40):
-        mn = type(prober.config.mn)(base ^ (n + 1))
-        prober.say(
-            ContextTransferActivateRequest(
-                mn_previous_address=mn,
-                access_router_address=prober.config.own[0],
-                sequence_number=prober._number(),
-                authorization_token=b"\1\2\3\4",
-                acknowledge=True,
-            )
-        )
-    await asyncio.sleep(1.0)
-
-
-# --- a mobile node: it asks, and is answered late -----------------------------------------------------------------
-
-
-async def _mobile_node(prober: Prober) -> None:
-    config = prober.config
-    first = await prober.hear(ContextTransferActivateRequest, within=config.patience, after=0)
-    if first is None:
-        return
-    waited = config.timers.request_retry * 7 + 1  # three repetitions: after 1, 3 and 7 waits
-    await asyncio.sleep(min(waited, config.timers.retry_max * 0.9))
-    if isinstance(first.message, ContextTransferActivateRequest) and first.message.acknowledge:
-        prober.say(ContextTransferActivateAcknowledge(mn_previous_address=first.message.mn_previous_address))
-    await asyncio.sleep(config.timers.request_retry * 3)
-
-
-PROBES: dict[str, tuple[Probe, ...]] = {
-    "new-router": (
-        _whole_transfer,
-        _duplicate_data,
-        _unasked_reply,
-        _malformed,
-        _late_data,
-        _oversized,
-        _forged_activation,
-        _flood,
-        _whole_transfer,
-    ),
-    "previous-router": (
-        _asked,
-        _null_request,
-        _repeated_request,
-        _malformed,
-        _silence,
-        _forged_request,
-        _cancelled,
-        _flood,
-        _asked,
-    ),
-    "mobile-node": (_mobile_node,),
-}
+        over = config.transport.value + (f" and {config.mobile[0].value}" if config.mobile is not None else "")
+        return judge.finish(f"{config.role} at {config.peer.address}, over {over}")

@@ -6,7 +6,7 @@ A capture is read a second time for them, since contexts are met after the packe
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,9 +17,10 @@ from contexts.session import ProtectedPacket, RestoredSession
 from contexts.values import IPAddress
 
 from ..adapters.capture import IpPacket
-from ..constants import NAT_TRAVERSAL_PORT
 from ..errors import LocalError, RemoteError, ReplayError
-from .story import Bounded
+from .associations import Associations
+from .bounded import Bounded
+from .protection import esp_octets
 
 MAXIMUM_CONTEXTS = 4096
 """Contexts that are tried on a capture's packets (ours)."""
@@ -27,10 +28,13 @@ MAXIMUM_CONTEXTS = 4096
 REMEMBERED_NUMBERS = 4096
 """Sequence numbers remembered per SA direction, to know a second use by (ours: the greatest window there is)."""
 
+MAXIMUM_NUMBERS = 262_144
+"""Sequence numbers remembered of all SAs together; those of the SA silent the longest go first (ours: some 40 MiB)."""
+
 FINDINGS_KEPT = 64
 
-_ESP = 50
-_PROTECTED_BY_ESP = (_ESP, 17)
+_PROTECTED_BY_ESP = (50, 17)
+_LOW_64 = (1 << 64) - 1
 
 SaKey = tuple[IPAddress, int]
 """Destination and SPI: what names one direction of an SA (RFC 4301, 4.1)."""
@@ -56,29 +60,29 @@ class Direction:
     packets: int = 0
     first: int = 0
     last: int = 0
-    used: OrderedDict[int, tuple[bytes, int]] = field(default_factory=OrderedDict)
+    used: OrderedDict[int, int] = field(default_factory=OrderedDict)
+    """By sequence number: 64 bits of the packet's hash, then 64 of its number in the capture, as one integer."""
+
     reused: list[tuple[int, int, int]] = field(default_factory=list)
     owners: list[tuple[int, bytes]] = field(default_factory=list)
     highest_before: dict[int, int] = field(default_factory=dict)
     """By the number of the packet that moved a context: the highest sequence number before it."""
 
-    first_after: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """By the same: number of the first packet after it, and its sequence number."""
-
     def take(self, packet: IpPacket, number: int, octets: bytes) -> None:
         self.packets += 1
         self.first = self.first or packet.index
-        self.last = packet.index
-        digest = hashlib.blake2b(octets, digest_size=8).digest()
+        digest = int.from_bytes(hashlib.blake2b(octets, digest_size=8).digest(), "big")
         before = self.used.get(number)
         if before is not None:
-            if before[0] != digest and len(self.reused) < FINDINGS_KEPT:
-                self.reused.append((before[1], packet.index, number))
+            if before >> 64 != digest and len(self.reused) < FINDINGS_KEPT:
+                self.reused.append((before & _LOW_64, packet.index, number))
             return  # the same octets twice: a capture that saw a packet twice
-        went_back = bool(self.used) and number < min(self.highest - REMEMBERED_NUMBERS, next(iter(self.used)))
+        oldest = next(iter(self.used), self.highest)
+        went_back = self.packets > 1 and number < min(self.highest - REMEMBERED_NUMBERS, oldest)
         if went_back and self.highest - number < 1 << 31 and len(self.reused) < FINDINGS_KEPT:
             self.reused.append((self.last, packet.index, number))
-        self.used[number] = (digest, packet.index)
+        self.last = packet.index
+        self.used[number] = digest << 64 | packet.index
         if len(self.used) > REMEMBERED_NUMBERS:
             self.used.popitem(last=False)
         self.highest = max(self.highest, number)
@@ -103,9 +107,16 @@ class PacketFacts:
         self.moved = list(moved)[:MAXIMUM_CONTEXTS]
         self.opened = {"ike": Opened(), "esp": Opened(), "ah": Opened()}
         self.directions: OrderedDict[SaKey, Direction] = Bounded()
+        self._active: OrderedDict[SaKey, Direction] = OrderedDict()
+        self._remembered = 0
+        self.associations = Associations()
         self.unrestored: list[tuple[int, str]] = []
         self.session = self._restore()
-        self._moves = sorted({m.number for m in self.moved if m.number})
+        self._moves: dict[SaKey, deque[int]] = {}
+        for item in self.moved:
+            if item.number and isinstance(item.context, IpsecSaContext):
+                key = (item.context.remote_host.address, item.context.outbound_spi)
+                self._moves.setdefault(key, deque()).append(item.number)
 
     def newest(self) -> list[Moved]:
         """Each SA's context as it moved last."""
@@ -133,6 +144,7 @@ class PacketFacts:
 
     def take(self, packet: IpPacket) -> None:
         """One packet of the capture."""
+        self.associations.take(packet)
         if packet.protocol not in _PROTECTED_BY_ESP:
             if self.session is not None and packet.protocol == 51:
                 self._open(packet)
@@ -145,15 +157,26 @@ class PacketFacts:
 
     def _follow(self, packet: IpPacket, esp: bytes) -> None:
         key = (packet.destination, int.from_bytes(esp[:4], "big"))
-        if key not in self.directions:
-            self.directions[key] = Direction()
-        direction = self.directions[key]
+        direction = self.directions.get(key)
+        if direction is None:
+            forgotten = self._active.pop(key, None)
+            self._remembered -= 0 if forgotten is None else len(forgotten.used)
+            direction = self.directions[key] = Direction()
         number = int.from_bytes(esp[4:8], "big")
-        for move in self._moves:
-            if move < packet.index and move not in direction.first_after:
-                direction.highest_before[move] = direction.highest
-                direction.first_after[move] = (packet.index, number)
+        moves = self._moves.get(key)
+        while moves and moves[0] < packet.index:
+            direction.highest_before[moves.popleft()] = direction.highest
+        known = len(direction.used)
         direction.take(packet, number, esp)
+        self._remembered += len(direction.used) - known
+        self._active[key] = direction
+        self._active.move_to_end(key)
+        while self._remembered > MAXIMUM_NUMBERS:
+            silent, quiet = next(iter(self._active.items()))
+            quiet.used.popitem(last=False)
+            self._remembered -= 1
+            if not quiet.used:
+                del self._active[silent]
 
     def _open(self, packet: IpPacket) -> None:
         session = self.session
@@ -179,19 +202,6 @@ def _open(session: RestoredSession, packet: ProtectedPacket) -> None:
         session.open(packet, replays=False)  # from before the hand-over: its keys are proved all the same
 
 
-def esp_octets(packet: IpPacket) -> bytes | None:
-    """An ESP packet from its SPI, raw or in UDP (RFC 3948); None for all else."""
-    if packet.protocol == _ESP:
-        return packet.payload if len(packet.payload) > 8 else None
-    if packet.protocol != 17:
-        return None
-    payload = packet.payload
-    ports = (int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big"))
-    if NAT_TRAVERSAL_PORT not in ports or len(payload) < 17 or not any(payload[8:12]):
-        return None
-    return payload[8:]
-
-
 def identity(context: Context) -> SessionKey:
     """What names the SA that a context describes."""
     if isinstance(context, IkeSaContext):
@@ -201,4 +211,4 @@ def identity(context: Context) -> SessionKey:
     return ("other", id(context))
 
 
-__all__ = ["Direction", "Moved", "Opened", "PacketFacts", "esp_octets", "identity"]
+__all__ = ["Direction", "Moved", "Opened", "PacketFacts", "SaKey", "SessionKey", "identity"]

@@ -59,6 +59,8 @@ class Carriage:
     unordered: bool | None = None
     stream: int | None = None
     chunks_in_packet: int = 1
+    checksum_good: bool | None = None
+    """SCTP's; None where a capture on the sending host can't tell."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,13 @@ class Record:
 
     @property
     def mn(self) -> IPAddress | None:
-        """The mobile node's address; of what is no message, what stands in its place, if anything."""
+        """The mobile node's address; of what is no message, what stands in its place, if anything.
+
+        An IPv4 address that came as an IPv6 one (2.5-family) is still that mobile node's.
+        """
         if self.message is not None:
-            return self.message.mn_previous_address
+            address = self.message.mn_previous_address
+            return getattr(address, "ipv4_mapped", None) or address
         if len(self.octets) < HEADER_OCTETS + 4:
             return None
         offset = HEADER_OCTETS + (4 if self.octets[0] & 31 in (3, 4) else 0)
@@ -150,6 +156,7 @@ class RecordReader:
                     user.unordered,
                     user.stream,
                     user.chunks_in_packet,
+                    user.checksum_good,
                 )
                 yield record(user.index, user.time, Transport.SCTP, ends, user.payload, carriage)
 

@@ -5,15 +5,19 @@ All of it has a limit, so that a capture of any length is judged in the same mem
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, Union
 
 from contexts.base import Context
 
+from ..adapters.capture import IpPacket
 from ..config import ContextTypes, Timers
-from ..messages import IPAddress, Message
+from ..dissect import Transport
+from ..messages import ContextTransferActivateRequest, IPAddress, Message
+from .bounded import Bounded
+from .protection import esp_octets, is_ike_sa_init
 from .records import End, Record
 
 MAXIMUM_RECORDS = 256
@@ -28,8 +32,13 @@ RECORD_OCTETS = 2048
 QUIET_SECONDS = 60.0
 """A mobile node's story ends after so long a silence, by the capture's clock (ours: four hand-over times)."""
 
-MAXIMUM_REMEMBERED = 4096
-"""Items that a rule remembers beyond one story (ours)."""
+FLOOD = 3
+"""How many times CT_REQUEST_RATE within a second is a flood (ours)."""
+
+FLOOD_SECONDS = 5.0
+"""So long after a flood a router is looked at for whether it still answers (ours)."""
+
+_ESP, _UDP = 50, 17
 
 StoryKey = Union[IPAddress, tuple[IPAddress, IPAddress]]
 _M = TypeVar("_M")
@@ -63,13 +72,41 @@ class Story:
         return self.records[-1].time if self.records else 0.0
 
 
+class Floods:
+    """When routers had far more CTARs than CT_REQUEST_RATE: who floods is not judged, but what the router does then."""
+
+    def __init__(self, rate: float = 10.0) -> None:
+        self._count = int(FLOOD * rate)
+        self._arrivals: Bounded = Bounded()
+        self._times: Bounded = Bounded()
+
+    def take(self, item: Record) -> None:
+        """A message of any sender."""
+        if isinstance(item.message, ContextTransferActivateRequest):
+            arrivals: deque[float] = self._arrivals.setdefault(item.destination[0], deque(maxlen=self._count))
+            arrivals.append(item.time)
+            if len(arrivals) == self._count and item.time - arrivals[0] < 1:
+                self._times.setdefault(item.destination[0], deque(maxlen=64)).append((item.time, item))
+                arrivals.clear()
+
+    def before(self, router: IPAddress, time: float) -> Record | None:
+        """The CTAR that made a flood of it, at most FLOOD_SECONDS before ``time``."""
+        for flooded, item in reversed(self._times.get(router, ())):
+            if 0 <= time - flooded <= FLOOD_SECONDS:
+                found: Record = item
+                return found
+        return None
+
+
 @dataclass
 class Case:
     """What the judge was given, and what rules remember.
 
     ``keys``: secrets that mobile nodes share with their previous routers.  ``contexts``: from context files.
     ``on_the_wire``: the capture was taken between the routers' hosts, so that IPsec would show as ESP.
-    ``live``: one side is the prober, which is not judged.  ``end``: the time of the last packet.
+    ``routers``: all that there are, where the judge was told; others are strangers.
+    ``live``: one side is the prober, which is not judged.  ``begin``, ``end``: the time of the first and last packet.
+    ``carried``: messages by their transport.
     """
 
     timers: Timers = field(default_factory=Timers)
@@ -78,10 +115,29 @@ class Case:
     keys: Sequence[bytes] = field(default=(), repr=False)
     contexts: Sequence[Context] = field(default=(), repr=False)
     on_the_wire: bool = False
+    routers: frozenset[IPAddress] = frozenset()
     live: bool = False
+    begin: float | None = None
     end: float = 0.0
-    esp_paths: OrderedDict[frozenset[IPAddress], int] = field(default_factory=OrderedDict)
+    carried: Counter[Transport] = field(default_factory=Counter)
+    esp_paths: Bounded = field(default_factory=Bounded)
+    ike_paths: Bounded = field(default_factory=Bounded)
+    floods: Floods = field(default_factory=Floods)
     _memory: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def clock(self, time: float) -> None:
+        """A packet's or message's time."""
+        self.begin = time if self.begin is None else min(self.begin, time)
+        self.end = max(self.end, time)
+
+    def see(self, packet: IpPacket) -> None:
+        """A packet of the capture: where ESP and IKE go between hosts, by both addresses."""
+        self.clock(packet.time)
+        path = frozenset((packet.source, packet.destination))
+        if packet.protocol == _ESP or (packet.protocol == _UDP and esp_octets(packet) is not None):
+            self.esp_paths[path] = packet.index
+        elif packet.protocol == _UDP and is_ike_sa_init(packet):
+            self.ike_paths[path] = (packet.index, packet.time)
 
     def remember(self, rule_id: str, make: Callable[[], _T]) -> _T:
         """What a rule keeps between stories."""
@@ -89,16 +145,6 @@ class Case:
             self._memory[rule_id] = make()
         found: _T = self._memory[rule_id]
         return found
-
-
-class Bounded(OrderedDict[Any, Any]):
-    """A dictionary that forgets what was set the longest ago."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(key, value)
-        self.move_to_end(key)
-        while len(self) > MAXIMUM_REMEMBERED:
-            self.popitem(last=False)
 
 
 class Stories:

@@ -178,6 +178,15 @@ class Report:
                     found.setdefault(packet, []).append((result.rule, fault))
         return found
 
+    def doubts_by_packet(self) -> dict[int, list[tuple[Rule, Doubt]]]:
+        """The kept doubts, of rules that stay open, by the packets that they name."""
+        found: dict[int, list[tuple[Rule, Doubt]]] = {}
+        for result in self.results:
+            for doubt in result.doubts if result.verdict is Verdict.INCONCLUSIVE else ():
+                for packet in doubt.packets:
+                    found.setdefault(packet, []).append((result.rule, doubt))
+        return found
+
 
 def selected(rules: Iterable[Rule], groups: Iterable[Group] = (), level: Level = Level.MAY) -> list[Rule]:
     """The rules of these groups (none named: all) that bind at least so much as ``level``."""

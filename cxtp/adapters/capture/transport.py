@@ -1,6 +1,7 @@
 """What IP packets of a capture carry: UDP datagrams, ICMP messages, SCTP user messages.
 
-Checksums are not verified: a capture on the sending host has them before the network card filled them in.
+Checksums are not verified: a capture on the sending host has them before the network card filled them in.  Of SCTP
+messages it is told whether they were right, and whether any of that sender was.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class IcmpDatagram:
 @dataclass(frozen=True)
 class SctpData:
     """One SCTP user message (RFC 9260, 3.3.1); ``index`` and ``time`` are those of its last fragment's packet,
-    ``chunks_in_packet`` how many DATA chunks that had."""
+    ``chunks_in_packet`` how many DATA chunks that had.
+
+    ``checksum_good``: that of all its packets (RFC 9260, 6.8); None where none of the sender's was until then, as in a
+    capture on the sending host, taken before the network card fills it in."""
 
     index: int
     time: float
@@ -78,6 +82,7 @@ class SctpData:
     unordered: bool
     payload: bytes = field(repr=False)
     chunks_in_packet: int = 1
+    checksum_good: bool | None = None
 
 
 def udp_datagram(packet: IpPacket, drops: Drops) -> UdpDatagram | None:
@@ -161,11 +166,16 @@ class SctpReader:
                 self._directions.popitem(last=False)[1].give_up(self._drops)
             self._directions[key] = _Direction()
         self._directions.move_to_end(key)
-        chunks = list(_data_chunks(octets, self._drops))
+        direction = self._directions[key]
+        good = sctp_checksum(octets) == octets[8:12]
+        direction.fills_checksums |= good
+        chunks = list(_data_chunks(octets, self._drops, good))
         for chunk in chunks:
-            message = self._directions[key].add(chunk, self._drops)
+            message = direction.add(chunk, self._drops)
             if message is not None:
-                yield _message(packet, source_port, destination_port, message, len(chunks))
+                whole = all(part.checksum_good for part in message)
+                told = whole if direction.fills_checksums else None
+                yield _message(packet, source_port, destination_port, message, len(chunks), told)
 
     def finish(self) -> None:
         """Count what stayed incomplete."""
@@ -190,6 +200,7 @@ class _DataChunk:
     stream: int
     payload_protocol_identifier: int
     payload: bytes
+    checksum_good: bool
 
     @property
     def begins(self) -> bool:
@@ -205,7 +216,7 @@ class _DataChunk:
 
 
 def _message(
-    packet: IpPacket, source_port: int, destination_port: int, parts: list[_DataChunk], chunks: int
+    packet: IpPacket, source_port: int, destination_port: int, parts: list[_DataChunk], chunks: int, good: bool | None
 ) -> SctpData:
     first = parts[0]
     return SctpData(
@@ -220,10 +231,31 @@ def _message(
         first.unordered,
         b"".join(part.payload for part in parts),
         chunks,
+        good,
     )
 
 
-def _data_chunks(octets: bytes, drops: Drops) -> Iterator[_DataChunk]:
+def _crc32c_table() -> tuple[int, ...]:
+    table = []
+    for octet in range(256):
+        for _ in range(8):
+            octet = octet >> 1 ^ (0x82F63B78 if octet & 1 else 0)
+        table.append(octet)
+    return tuple(table)
+
+
+_CRC32C = _crc32c_table()
+
+
+def sctp_checksum(octets: bytes) -> bytes:
+    """The CRC32c of an SCTP packet, as its header has it (RFC 9260, 6.8 and Appendix A)."""
+    crc = 0xFFFFFFFF
+    for octet in octets[:8] + bytes(4) + octets[12:]:
+        crc = crc >> 8 ^ _CRC32C[(crc ^ octet) & 0xFF]
+    return (crc ^ 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def _data_chunks(octets: bytes, drops: Drops, good: bool) -> Iterator[_DataChunk]:
     position = 12
     while position + 4 <= len(octets):
         kind, flags, length = struct.unpack("!BBH", octets[position : position + 4])
@@ -236,7 +268,7 @@ def _data_chunks(octets: bytes, drops: Drops) -> Iterator[_DataChunk]:
                 drops["malformed SCTP chunk"] += 1
                 return
             tsn, stream, protocol = struct.unpack("!IHxxI", octets[position + 4 : position + 16])
-            yield _DataChunk(flags, tsn, stream, protocol, octets[position + 16 : end])
+            yield _DataChunk(flags, tsn, stream, protocol, octets[position + 16 : end], good)
         position = end + -length % 4
 
 
@@ -245,11 +277,12 @@ class _Direction:
 
     def __init__(self) -> None:
         self.fragments: OrderedDict[int, _DataChunk] = OrderedDict()
-        self.seen: OrderedDict[int, None] = OrderedDict()
+        self.seen: OrderedDict[int, bool] = OrderedDict()
+        self.fills_checksums = False
 
     def add(self, chunk: _DataChunk, drops: Drops) -> list[_DataChunk] | None:
         """All fragments of the message that the chunk completes, in order."""
-        if chunk.tsn in self.seen or chunk.tsn in self.fragments:
+        if self._had(chunk):
             drops["repeated SCTP chunk"] += 1
             return None
         self.fragments[chunk.tsn] = chunk
@@ -261,10 +294,18 @@ class _Direction:
             return None
         for part in parts:
             del self.fragments[part.tsn]
-            self.seen[part.tsn] = None
+            self.seen[part.tsn] = part.checksum_good
         while len(self.seen) > REMEMBERED_TSNS:
             self.seen.popitem(last=False)
         return parts
+
+    def _had(self, chunk: _DataChunk) -> bool:
+        """Whether it was here before; one with a wrong checksum was not, for a receiver drops it and has it again."""
+        before = self.fragments.get(chunk.tsn)
+        good = before.checksum_good if before is not None else self.seen.get(chunk.tsn)
+        if good is None:
+            return False
+        return good or not (chunk.checksum_good and self.fills_checksums)
 
     def _run(self, tsn: int) -> list[_DataChunk] | None:
         """The unbroken run of fragments around ``tsn`` from the one that begins the message to the one that ends

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from ..ladder import STYLE, decode_text, ladder_svg
+from ..ladder import STYLE, anchors, decode_text, ladder_svg
 from ..records import Record
-from ..verdicts import Fault, Report, Result, Rule, Verdict
+from ..verdicts import Doubt, Fault, Report, Result, Rule, Verdict
 
 _CLASS = {Verdict.PASS: "good", Verdict.FAIL: "bad", Verdict.INCONCLUSIVE: "open", Verdict.NOT_EXERCISED: "soft"}
 
@@ -17,6 +17,7 @@ font:15px/1.45 system-ui,sans-serif}h1{font-size:1.4rem}h2{font-size:1.1rem;marg
 .good{color:var(--good)}.bad{color:var(--bad)}.open{color:var(--open)}.soft{color:var(--soft)}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:6px}table{border-collapse:collapse;width:100%}
 td,th{text-align:left;vertical-align:top;padding:.3rem .5rem;border-bottom:1px solid var(--line)}
+h1,p,li,.bad,.open{overflow-wrap:anywhere}
 article,details{background:var(--card);border-radius:6px;margin:.5rem 0;padding:.4rem .8rem}
 article:target{outline:2px solid var(--arrow)}
 pre{margin:.3rem 0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px}
@@ -28,9 +29,9 @@ border-bottom:1px solid var(--line)}table.rules td{display:block;border:0;paddin
 
 def html_report(report: Report, records: Sequence[Record]) -> str:
     """The document; ``records`` are drawn and decoded, keys hidden."""
-    broken = report.by_packet()
+    broken, doubted = report.by_packet(), report.doubts_by_packet()
     counts = {number: len({rule.id for rule, _ in items}) for number, items in broken.items()}
-    drawn = {item.number for item in records}
+    drawn, names = {item.number for item in records}, anchors(records)
     verdict = report.verdict
     tallies = ", ".join(f'<b class="{_CLASS[v]}">{report.count(v)}</b> {v.value}' for v in Verdict)
     unread = "".join(f"<li>{count} {escape(reason)}</li>" for reason, count in sorted(report.unread.items()))
@@ -52,7 +53,11 @@ def html_report(report: Report, records: Sequence[Record]) -> str:
             "<h2>Rules</h2>",
             _rules(report, drawn),
             "<h2>Messages</h2>",
-            *(_message(item, broken.get(item.number, [])) for item in records),
+            f"<p>The first {len(records)} of {report.messages}.</p>" if report.messages > len(records) else "",
+            *(
+                _message(item, names[id(item)], broken.get(item.number, []), doubted.get(item.number, []))
+                for item in records
+            ),
             "</body></html>",
         ]
     )
@@ -102,11 +107,18 @@ def _links(packets: tuple[int, ...], drawn: set[int]) -> str:
     return " ".join(f'<a href="#packet-{n}">#{n}</a>' if n in drawn else f"#{n}" for n in packets)
 
 
-def _message(item: Record, broken: list[tuple[Rule, Fault]]) -> str:
+def _message(
+    item: Record, anchor: str, broken: list[tuple[Rule, Fault]], doubted: list[tuple[Rule, Doubt]]
+) -> str:
     faults = "".join(
         f'<div class="bad"><a href="#rule-{escape(rule.id)}">{escape(rule.id)}</a> {rule.level.value}: expected '
         f"{escape(fault.expected)}; seen {escape(fault.seen)}</div>"
         for rule, fault in broken
     )
+    faults += "".join(
+        f'<div class="open"><a href="#rule-{escape(rule.id)}">{escape(rule.id)}</a> {rule.level.value}: '
+        f"{escape(doubt.why)}</div>"
+        for rule, doubt in doubted
+    )
     verdict = faults or '<div class="good">no rule broken</div>'
-    return f'<article id="packet-{item.number}"><pre>{escape(decode_text(item))}</pre>{verdict}</article>'
+    return f'<article id="{anchor}"><pre>{escape(decode_text(item))}</pre>{verdict}</article>'

@@ -7,14 +7,17 @@ codec.
 from __future__ import annotations
 
 from ..verdicts import Rule
-from . import content, flows, formats, messages, safety, timers, tokens, transport
+from . import choices, content, exchanges, flows, formats, messages, routers, safety, timers, tokens, transport
 
 ALL_RULES: tuple[Rule, ...] = (
     *messages.RULES,
     *transport.RULES,
+    *choices.RULES,
     *flows.RULES,
+    *exchanges.RULES,
     *timers.RULES,
     *tokens.RULES,
+    *routers.RULES,
     *formats.RULES,
     *content.RULES,
     *safety.RULES,

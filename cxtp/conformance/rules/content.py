@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from contexts.base import Context
 from contexts.ikev2 import IkeSaContext
-from contexts.key_cases import with_key_case
-from contexts.keys import derive_ike_keys, key_case
-from contexts.values import IkeKeys
+from contexts.ipsec import IpsecSaContext
+from contexts.keys import derive_ike_keys, derive_ipsec_keys, key_case
+from contexts.values import IkeKeys, IkeSpis, IpsecKeys
 
 from ...errors import CxtpError, MissingParameter, RemoteError
 from ..contents import decoded
-from ..packets import PacketFacts
+from ..packets import Moved, PacketFacts, SessionKey, identity
 from ..records import Record
 from ..story import Case, Story
 from ..verdicts import HOLDS, Fault, Group, Moment, Outcome
@@ -63,30 +64,53 @@ def _ike_keys(context: IkeSaContext) -> IkeKeys | None:
     "docs/context-formats.md, 4.2",
     MUST,
     "pAR",
-    "key cases agree: what one IKE_SA's contexts derive in case 1, 2 and 3 are the same SK_*",
+    "key cases agree: where one SA travels in several, case 1, 2 and 3 give the same keys",
     moment=Moment.CAPTURE,
 )
 def key_cases(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
-    known: dict[object, tuple[int, int, IkeKeys]] = {}
+    """One case alone puts nothing to the test: whether its keys are the true ones is content-opens-ike's question."""
+    known: dict[SessionKey, tuple[Moved, int, IkeKeys | IpsecKeys]] = {}
+    sk_d: dict[IkeSpis, tuple[bytes, int]] = {}
+    for item in facts.moved:  # an IPsec_SA may stand before the IKE_SA that its KEYMAT is derived from
+        if isinstance(item.context, IkeSaContext) and (parent := _ike_keys(item.context)) is not None:
+            sk_d.setdefault(item.context.spis, (parent.sk_d, item.context.proposal.prf))
     for item in facts.moved:
-        context = item.context
-        if not isinstance(context, IkeSaContext):
-            continue
-        keys = _ike_keys(context)
-        if keys is None:
+        found = _keys_in_their_case(item.context, sk_d)
+        if found is None:
             continue  # content-keys says why
-        number = key_case(context.keying)
-        before = known.setdefault(context.spis, (item.number, number, keys))
-        if before[2] != keys:
-            packets = tuple(sorted({n for n in (before[0], item.number) if n}))
-            seen = f"others by case {number} than by case {before[1]}"
-            yield Fault(packets, f"the same SK_* for {context.spis}", seen)
-        elif before[0] != item.number or before[1] != number:
+        number, keys = found
+        before, before_number, before_keys = known.setdefault(identity(item.context), (item, number, keys))
+        if before_keys != keys:
+            packets = tuple(sorted({n for n in (before.number, item.number) if n}))
+            seen = f"others by case {number} than by case {before_number}"
+            yield Fault(packets, f"the same keys for {_name(item.context)}", seen)
+        elif before_number != number:
             yield HOLDS
-        for lower in range(number + 1, 4):
-            (converted,) = with_key_case([context], lower)
-            if isinstance(converted, IkeSaContext) and _ike_keys(converted) == keys:
-                yield HOLDS
+
+
+def _keys_in_their_case(
+    context: Context, sk_d: dict[IkeSpis, tuple[bytes, int]]
+) -> tuple[int, IkeKeys | IpsecKeys] | None:
+    if isinstance(context, IkeSaContext):
+        keys = _ike_keys(context)
+        return None if keys is None else (key_case(context.keying), keys)
+    if not isinstance(context, IpsecSaContext):
+        return None
+    keying = context.keying
+    if isinstance(keying, IpsecKeys):
+        return 3, keying
+    if keying.ike_spis not in sk_d:
+        return None
+    try:
+        return 1, derive_ipsec_keys(keying, context.proposal, *sk_d[keying.ike_spis])  # case 1 and 2 are one here
+    except CxtpError:
+        return None
+
+
+def _name(context: Context) -> str:
+    if isinstance(context, IpsecSaContext):
+        return f"the SA with SPI {context.inbound_spi:08x}"
+    return str(context.spis) if isinstance(context, IkeSaContext) else context.name
 
 
 def _opened(facts: PacketFacts, kind: str) -> Iterator[Outcome]:

@@ -28,16 +28,18 @@ _CANCELLED_SECONDS = 1.0
 """Data so long after a CTC belongs to it; later ones to another transfer, started by pAR alone (ours)."""
 
 
-def _unanswered(item: Record, wait: float, case: Case, what: str) -> Outcome:
+def unanswered(item: Record, wait: float, case: Case, what: str) -> Outcome:
     """An answer that never came: a fault where the capture goes on long enough to show it."""
     if case.end - item.time > wait:
         return Fault((item.number,), what, f"none within the {wait:g} s that the capture goes on")
     return Doubt((item.number,), f"no answer, yet the capture ends {case.end - item.time:.3f} s later")
 
 
-def _judged(item: Record, case: Case) -> bool:
-    """Whether the receiver of this record is judged: the live prober's own silence is no fault."""
-    return item.ours or not case.live
+def judged(item: Record, case: Case) -> bool:
+    """Whether the receiver of this record owes it something: the live prober's own silence is no fault, nor is that
+    of a router to one that it does not know."""
+    stranger = bool(case.routers) and item.source[0] not in case.routers
+    return (item.ours or not case.live) and (not stranger or isinstance(item.message, ContextTransferActivateRequest))
 
 
 @RULES.rule(
@@ -49,8 +51,8 @@ def _judged(item: Record, case: Case) -> bool:
     rows=("2.5-b",),
 )
 def one_transfer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if not isinstance(item.message, ContextTransferData) or not item.message.blocks:
-        return
+    if not isinstance(item.message, ContextTransferData) or not item.message.blocks or case.live:
+        return  # a prober is one router, and sees what goes to it alone
     open_with: Record | None = None
     for other in story.records:
         message = other.message
@@ -138,12 +140,12 @@ def _requests_answered(story: Story, case: Case) -> Iterator[Outcome]:
         if isinstance(message, ContextTransferCancel):
             first = {k: r for k, r in first.items() if k[:2] != (item.source[0], item.destination[0])}
     for key, item in first.items():
-        if not _judged(item, case):
+        if not judged(item, case):
             continue
         if key in answered:
             yield HOLDS
         else:
-            yield _unanswered(item, case.timers.max_handover_time, case, "a PCTD, or a CTD without contexts")
+            yield unanswered(item, case.timers.max_handover_time, case, "a PCTD, or a CTD without contexts")
 
 
 @RULES.rule(
@@ -159,14 +161,14 @@ def reply(story: Story, case: Case) -> Iterator[Outcome]:
     waiting: dict[tuple[object, object], Record] = {}
     for item in story.records:
         message = item.message
-        if isinstance(message, ContextTransferData) and message.acknowledge and _judged(item, case):
+        if isinstance(message, ContextTransferData) and message.acknowledge and judged(item, case):
             waiting.setdefault((item.source[0], item.destination[0]), item)
         if isinstance(message, (ContextTransferDataReply, ContextTransferCancel)):
             answered = waiting.pop((item.destination[0], item.source[0]), None)
             if answered is not None and isinstance(message, ContextTransferDataReply):
                 yield HOLDS
     for item in waiting.values():
-        yield _unanswered(item, case.timers.max_handover_time, case, "a CTDR")
+        yield unanswered(item, case.timers.max_handover_time, case, "a CTDR")
 
 
 @RULES.rule("2.5.4-unasked", "2.5.3", MUST, "nAR", "data without A set is not answered by a CTDR", rows=("2.5.3-f",))
@@ -195,7 +197,7 @@ def activate_answer(story: Story, case: Case) -> Iterator[Outcome]:
     answered = set()
     for item in story.records:
         message = item.message
-        if isinstance(message, ContextTransferActivateRequest) and message.acknowledge and _judged(item, case):
+        if isinstance(message, ContextTransferActivateRequest) and message.acknowledge and judged(item, case):
             copies.setdefault((item.source[0], item.destination[0], message.sequence_number), []).append(item)
         if isinstance(message, ContextTransferActivateAcknowledge):
             answered |= {key for key in copies if key[:2] == (item.destination[0], item.source[0])}
@@ -205,7 +207,7 @@ def activate_answer(story: Story, case: Case) -> Iterator[Outcome]:
         elif len(items) == 1:  # one that was lost, or dropped by the rate limit, is nobody's fault
             yield Doubt((items[0].number,), "no answer to a CTAR that was sent once: it may have been lost")
         else:
-            yield _unanswered(items[0], case.timers.retry_max, case, "a CTAA")
+            yield unanswered(items[0], case.timers.retry_max, case, "a CTAA")
 
 
 @RULES.rule(
@@ -214,9 +216,14 @@ def activate_answer(story: Story, case: Case) -> Iterator[Outcome]:
 def unasked_answer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     if not isinstance(item.message, ContextTransferActivateAcknowledge):
         return
-    asked = [(r, m) for r, m in story.of(ContextTransferActivateRequest) if between(item, r, back=True)]
-    if asked:
-        yield expect(any(m.acknowledge for _, m in asked), item, "no CTAA, since A is 0", "a CTAA", asked[-1][0])
+    ctars = [(r, m) for r, m in story.of(ContextTransferActivateRequest) if between(item, r, back=True)]
+    if not ctars:
+        return
+    asked = sum(m.acknowledge for _, m in ctars)
+    answered = sum(between(item, r) for r, _ in story.of(ContextTransferActivateAcknowledge))
+    # A CTAA names no CTAR: where some had A and some had not, there are at most as many as CTARs with A.
+    good = asked > answered or (asked > 0 and (asked == len(ctars) or story.forgotten > 0))
+    yield expect(good, item, "no CTAA, since A is 0", "a CTAA", ctars[-1][0])
 
 
 @RULES.rule(
@@ -265,7 +272,7 @@ def new_router_told(story: Story, case: Case) -> Iterator[Outcome]:
                 if message.access_router_address in routers:
                     yield HOLDS
                 elif not case.live:
-                    yield _unanswered(
+                    yield unanswered(
                         item, case.timers.retry_max, case, f"a CTAR to {message.access_router_address} too"
                     )
                 break
@@ -327,7 +334,7 @@ def cancelled(story: Story, case: Case) -> Iterator[Outcome]:
     late: Record | None = None
 
     def outcome() -> Iterator[Outcome]:
-        if cancel is not None and _judged(cancel, case):
+        if cancel is not None and judged(cancel, case):
             if late is not None:
                 seen = f"data {late.time - cancel.time:.3f} s after it"
                 yield Fault((cancel.number, late.number), "no data after a CTC", seen)
@@ -403,7 +410,7 @@ def malformed_ignored(story: Story, case: Case) -> Iterator[Outcome]:
         ends = (item.source[0], item.destination[0])
         message = item.message
         if message is None:
-            if _judged(item, case):
+            if judged(item, case):
                 bad[ends] = item
             continue
         earlier = bad.pop(ends, None)  # a good one came as well: what follows is its answer

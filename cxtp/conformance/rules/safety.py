@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contexts.ipsec import IpsecSaContext
 
 from ...messages import ContextTransferData, ContextTransferDataReply
-from ..packets import PacketFacts
+from ..packets import PacketFacts, SaKey
 from ..records import Record
 from ..story import Case, Story, between
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .flows import CROSSING_SECONDS
 from .formats import manifest_of
-from .table import MUST, Table, expect
+from .table import MUST, SHOULD, Table, expect
 
 RULES = Table(Group.SAFETY)
 
@@ -104,7 +104,8 @@ def generation_grows(item: Record, story: Story, case: Case) -> Iterator[Outcome
     "RFC 4303, 3.3.3; docs/safety.md",
     MUST,
     "gateways",
-    "no ESP sequence number is used twice, before or after the hand-over",
+    "no ESP sequence number is used twice, before or after the hand-over: a receiver takes it for a replay",
+    rows=("6.2-d",),
     moment=Moment.CAPTURE,
 )
 def sequence_numbers(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
@@ -166,18 +167,45 @@ def one_sender(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
         direction = facts.directions.get(key)
         if direction is None or len(direction.owners) < 2:
             continue
-        for (_, one), (_, two), (index, three) in zip(
+        for (_, one), (taken, two), (index, three) in zip(
             direction.owners, direction.owners[1:], direction.owners[2:], strict=False
         ):
             if one == three != two:
-                between_two = [n for n in moves if direction.owners[1][0] < n < index]
-                if between_two:
-                    yield HOLDS  # it was given back
+                if any(taken < number < index for number in moves):
+                    continue  # it was given back
                 elif moves:
                     seen = f"{three.hex(':')} sends with SPI {key[1]:08x} again, after {two.hex(':')} did"
-                    yield Fault((direction.owners[1][0], index), "one sender at a time", seen)
+                    yield Fault((taken, index), "one sender at a time", seen)
                 else:
                     yield Doubt((index,), "two senders take turns, and no hand-over is in the capture")
                 break
         else:
             yield HOLDS
+
+
+@RULES.rule(
+    "3.1-waits",
+    "3.1",
+    SHOULD,
+    "nAR",
+    "the new router leaves the mobile node's traffic alone until it has the contexts",
+    rows=("3.1-f",),
+    moment=Moment.CAPTURE,
+)
+def waits_for_contexts(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
+    """Seen where the gateways share a link with the observer: another machine sends on the SA, its context moved."""
+    moves: dict[SaKey, list[int]] = {}
+    for item in facts.moved:
+        if item.number and isinstance(item.context, IpsecSaContext):
+            key = (item.context.remote_host.address, item.context.outbound_spi)
+            moves.setdefault(key, []).append(item.number)
+    for key, numbers in moves.items():
+        direction = facts.directions.get(key)
+        if direction is None:
+            continue
+        for (before, _), (now, machine) in zip(direction.owners, direction.owners[1:], strict=False):
+            if any(before < number < now for number in numbers):
+                yield HOLDS
+            elif now < min(numbers):
+                seen = f"{machine.hex(':')} sends with SPI {key[1]:08x} before"
+                yield Fault((now, min(numbers)), "nothing sent before the contexts are there", seen)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ...errors import RemoteError
 from ...messages import (
+    ContextTransferActivateAcknowledge,
     ContextTransferActivateRequest,
     ContextTransferData,
     ContextTransferDataReply,
@@ -14,8 +15,9 @@ from ...messages import (
     PredictiveContextTransferData,
 )
 from ...token import verify_token
+from ..bounded import Bounded
 from ..records import Record
-from ..story import Bounded, Case, Story, between
+from ..story import Case, Story, between
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .table import MUST, Table, expect
 
@@ -24,11 +26,13 @@ RULES = Table(Group.TOKENS)
 Request = ContextTransferActivateRequest | ContextTransferRequest
 
 
-def _keys(story: Story, case: Case) -> list[bytes]:
+def keys_of(story: Story, case: Case) -> list[bytes]:
+    """All keys that the judge knows of: given, or from the story's PCTDs."""
     return [*case.keys, *{m.key: None for _, m in story.of(PredictiveContextTransferData) if m.key}]
 
 
-def _is_right(request: Request, keys: list[bytes]) -> bool:
+def is_right(request: Request, keys: list[bytes]) -> bool:
+    """Whether one of these keys made the token."""
     for key in keys:
         try:
             verify_token(key, request)
@@ -48,7 +52,7 @@ def _is_right(request: Request, keys: list[bytes]) -> bool:
     moment=Moment.STORY,
 )
 def activate_token(story: Story, case: Case) -> Iterator[Outcome]:
-    keys = _keys(story, case)
+    keys = keys_of(story, case)
     if not keys:
         return
     seen: set[Request] = set()
@@ -56,7 +60,7 @@ def activate_token(story: Story, case: Case) -> Iterator[Outcome]:
         if request in seen or item.ours or not any(request.authorization_token):
             continue  # null ones are 2.5.1-null-token's
         seen.add(request)
-        right = _is_right(request, keys)
+        right = is_right(request, keys)
         yield expect(right, item, f"the token of one of {len(keys)} known keys", "another token")
 
 
@@ -70,14 +74,14 @@ def activate_token(story: Story, case: Case) -> Iterator[Outcome]:
     moment=Moment.STORY,
 )
 def request_token(story: Story, case: Case) -> Iterator[Outcome]:
-    keys = _keys(story, case)
+    keys = keys_of(story, case)
     if not keys:
         return
     ctars = {m.authorization_token for _, m in story.of(ContextTransferActivateRequest)}
     for item, request in story.of(ContextTransferRequest):
         if item.ours or request.authorization_token in ctars or not any(request.authorization_token):
             continue  # taken verbatim: the mobile node's own matter
-        yield expect(_is_right(request, keys), item, "the token of a known key", "another token")
+        yield expect(is_right(request, keys), item, "the token of a known key", "another token")
 
 
 @RULES.rule(
@@ -90,14 +94,14 @@ def request_token(story: Story, case: Case) -> Iterator[Outcome]:
     moment=Moment.STORY,
 )
 def validated_before_transfer(story: Story, case: Case) -> Iterator[Outcome]:
-    keys = _keys(story, case)
+    keys = keys_of(story, case)
     if not keys:
         return
     asked: dict[tuple[object, object], tuple[Record, bool]] = {}
     for item in story.records:
         message = item.message
         if isinstance(message, ContextTransferRequest):
-            right = not any(message.authorization_token) or _is_right(message, keys)
+            right = not any(message.authorization_token) or is_right(message, keys)
             key = (item.source[0], item.destination[0])
             before = asked.get(key)
             asked[key] = (item, right or (before is not None and before[1]))
@@ -126,33 +130,40 @@ def validated_before_transfer(story: Story, case: Case) -> Iterator[Outcome]:
     moment=Moment.STORY,
 )
 def validated_before_activation(story: Story, case: Case) -> Iterator[Outcome]:
-    """Shown by a predictive transfer: the CTAA to a wrong token says so."""
-    keys = _keys(story, case)
-    sent = [r for r, m in story.of(PredictiveContextTransferData) if m.blocks]
-    if not keys or not sent:
+    """Shown by a predictive transfer: the CTAA to a wrong token says so, and nothing is asked for with it."""
+    keys = keys_of(story, case)
+    if not keys:
         return
-    tokens: dict[int, tuple[Record, bool]] = {}
-    targets = {r.destination[0] for r in sent}
+    tokens: dict[int, tuple[Record, bool, bool]] = {}
+    ahead: dict[object, Record] = {}
     for item in story.records:
-        message = item.message
-        if isinstance(message, ContextTransferActivateRequest) and item.destination[0] in targets:
-            tokens[message.sequence_number] = (item, _is_right(message, keys))
+        message, sender, receiver = item.message, item.source[0], item.destination[0]
+        if isinstance(message, ContextTransferData) and message.blocks:
+            ahead.pop(sender, None)  # it has moved on
+            if isinstance(message, PredictiveContextTransferData):
+                ahead[receiver] = item
+        elif isinstance(message, ContextTransferActivateRequest):
+            waits = receiver in ahead and item.time - ahead[receiver].time <= case.timers.max_handover_time
+            tokens[message.sequence_number] = (item, is_right(message, keys), waits)
         elif isinstance(message, ContextTransferRequest) and message.sequence_number in tokens and not item.ours:
-            ctar, right = tokens[message.sequence_number]
-            if item.source[0] == ctar.destination[0] and item.time >= sent[0].time and not right:
+            ctar, right, waits = tokens[message.sequence_number]
+            if sender == ctar.destination[0] and waits and not right:
                 yield Fault((ctar.number, item.number), "nothing for a wrong token", "a CT-Req that asks with it")
-        elif message is not None and message.short_name == "CTAA" and not item.ours:
+        elif isinstance(message, ContextTransferActivateAcknowledge) and not item.ours:
             asked = {n: t for n, t in tokens.items() if between(item, t[0], back=True)}
-            if not asked:
-                continue
-            refused = any(s.status for s in getattr(message, "statuses", ()))
-            if refused or any(right for _, right in asked.values()):
-                yield HOLDS
-            else:
-                ctar = next(iter(asked.values()))[0]
-                yield Fault((ctar.number, item.number), "a refusal of a wrong token", "a CTAA without a failure")
+            if asked and sender in ahead:
+                yield _activation(item, [t[0] for t in asked.values()], any(t[1] for t in asked.values()))
             for number in asked:  # what comes later answers others
                 del tokens[number]
+
+
+def _activation(item: Record, ctars: list[Record], right: bool) -> Outcome:
+    refused = isinstance(item.message, ContextTransferActivateAcknowledge) and any(
+        status.status for status in item.message.statuses
+    )
+    if refused or right:
+        return HOLDS
+    return Fault((ctars[0].number, item.number), "a refusal of a wrong token", "a CTAA without a failure")
 
 
 @RULES.rule(
@@ -176,7 +187,7 @@ def key_reuse(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     elif before.mn != item.mn:
         yield Fault((before.number, item.number), "a key of its own", f"the key of {before.mn}")
     else:
-        proved = any(_is_right(m, [message.key]) for _, m in story.of(ContextTransferActivateRequest))
+        proved = any(is_right(m, [message.key]) for _, m in story.of(ContextTransferActivateRequest))
         long_ago = item.time - case.timers.max_transfer_time
         replies = [(r, m) for r, m in story.of(ContextTransferDataReply) if m.success and between(r, item, back=True)]
         confirmed = [r for r, _ in replies if proved and r.time < long_ago]
