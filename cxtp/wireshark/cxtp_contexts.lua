@@ -23,6 +23,7 @@ return function(names, fields, Reader, parameters_of)
 
     -- all parameters up to `stop`, their headers in the tree
     local function frame(r, format, size)
+        if size < 8 then r:refuse("the header is cut short") end
         local version, item = r:number("context.format_version", 1)
         if version ~= 1 then r:refuse("another Format Version", "context_unsupported", item) end
         r:reserved(1)
