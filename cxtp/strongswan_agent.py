@@ -129,6 +129,8 @@ class StrongswanAgent:
             try:
                 if started >= self._next_check:
                     await self._check()
+                    # With many sessions its list is long.
+                    self._next_check += REST * (time.monotonic() - started)
                 await self.look()
             except Exception as error:  # whatever it is, the next change is to be followed
                 self._sessions.counters["look_failed"] += 1
@@ -137,7 +139,6 @@ class StrongswanAgent:
                     log.error("the daemon could not be looked at: %s", error)
             if self._again:
                 self._next_check = min(self._next_check, time.monotonic() + INTERVAL / 4)
-            await asyncio.sleep(REST * (time.monotonic() - started))
 
     # --- records ----------------------------------------------------------------------------------------------------
 

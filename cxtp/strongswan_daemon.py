@@ -49,6 +49,9 @@ FEED_TIMEOUT = 2.0
 LOOKS = 4
 """That many are taken whatever the time: one at a thousand IKE_SAs may take a second."""
 
+NEXT_IDS = 4
+"""IKE_SAs that clients may have made while the daemon was told of one; beyond that its whole list is looked at."""
+
 ATTEMPTS = 3
 QUIET_TIMEOUT = 12.0
 """Seconds that a session's exchanges may take before it leaves: the plugin deletes what was rekeyed after five."""
@@ -101,6 +104,8 @@ class StrongswanDaemon:
         """Its CHILD_SAs are the kernel's, whose numbers can be read and set; else its own (kernel-libipsec)."""
         self._random = random
         self._start: Start | None = None
+        self._ids: dict[IkeSpis, int] = {}
+        self._highest = 0
         self._feeding = asyncio.Semaphore(FED_AT_ONCE)
         self._look: asyncio.Task[dict[IkeSpis, IkeSa]] | None = None
         self._next_look: asyncio.Task[dict[IkeSpis, IkeSa]] | None = None
@@ -125,6 +130,8 @@ class StrongswanDaemon:
         start = await self.vici.started()
         if self._start is not None and self._start.is_same(start):
             return False
+        self._ids.clear()
+        self._highest = 0
         version, plugins = await self.vici.version(), await self.vici.plugins()
         if "ha" not in plugins:
             raise DaemonError(
@@ -150,7 +157,42 @@ class StrongswanDaemon:
             await asyncio.wait([earlier])
         self._look, self._next_look = self._next_look, None  # who asks from here on wants one that begins later
         self.counters["looks"] += 1
-        return {sa.spis: sa for sa in await self.vici.ike_sas()}
+        found = await self.vici.ike_sas()
+        self._ids.clear()
+        for sa in found:
+            self._learn(sa)
+        return {sa.spis: sa for sa in found}
+
+    async def find(self, spis: Iterable[IkeSpis]) -> dict[IkeSpis, IkeSa]:
+        """Those of these IKE_SAs that it has: one by one, where their IDs are known, which no other ever gets."""
+        found = {}
+        for one in spis:
+            if one not in self._ids:
+                there = await self.ike_sas()
+                found.update({one: there[one]} if one in there else {})
+            elif (sa := await self._ask_for(self._ids[one])) is not None:
+                found[one] = sa
+        return found
+
+    async def _ask_for(self, unique_id: int) -> IkeSa | None:
+        self.counters["questions"] += 1
+        for sa in await self.vici.ike_sas(unique_id):
+            self._learn(sa)
+            return sa
+        return None
+
+    def _learn(self, sa: IkeSa) -> None:
+        self._ids[sa.spis] = sa.unique_id
+        self._highest = max(self._highest, sa.unique_id)
+
+    async def _identify(self, ike_sas: Sequence[IkeSaContext]) -> None:
+        """IKE_SAs that it was told of just now: they have the next IDs, unless clients came in between."""
+        unknown = {sa.spis for sa in ike_sas} - self._ids.keys()
+        for unique_id in range(self._highest + 1, self._highest + 1 + len(unknown) + NEXT_IDS):
+            if not unknown:
+                return
+            await self._ask_for(unique_id)
+            unknown -= self._ids.keys()
 
     async def quiet(self, spis: Iterable[IkeSpis]) -> None:
         """Wait until nothing is under way in these IKE_SAs: no exchange, no CHILD_SA that is being replaced."""
@@ -158,8 +200,7 @@ class StrongswanDaemon:
 
         async def is_quiet() -> bool:
             nonlocal busy
-            there = await self.ike_sas()
-            found = [there[one] for one in wanted if one in there]
+            found = (await self.find(wanted)).values()
             busy = ", ".join(dict.fromkeys(what for sa in found for what in _under_way(sa)))
             return not busy
 
@@ -200,6 +241,7 @@ class StrongswanDaemon:
                     break
             else:
                 raise DaemonError("strongSwan has not installed what it was told of: the reason is in its log")
+            await self._identify(ike_sas_of(contexts))
         self.know(contexts)
 
     def know(self, contexts: Sequence[Context]) -> None:
@@ -216,7 +258,7 @@ class StrongswanDaemon:
         wanted = {sa.spis for sa in ike_sas}
 
         async def is_gone() -> bool:
-            return wanted.isdisjoint(await self.ike_sas())
+            return not await self.find(wanted)
 
         for attempt in range(ATTEMPTS):
             self.counters["deletions"] += 1
@@ -225,6 +267,8 @@ class StrongswanDaemon:
                 break
         else:
             raise DaemonError("strongSwan does not drop an IKE_SA that it was told to: see its log")
+        for spis in wanted:
+            self._ids.pop(spis, None)
 
     def unknow(self, ike_sas: Iterable[IkeSaContext]) -> None:
         """The daemon has them no more: so does what follows its messages."""
@@ -240,7 +284,7 @@ class StrongswanDaemon:
             if self._activation is None:
                 self._activation = asyncio.get_running_loop().create_task(self._activate())
             await asyncio.shield(self._activation)
-            there = await self.ike_sas()
+            there = await self.find(wanted)
             found = [there[one].state if one in there else "missing" for one in wanted]
             states = ", ".join(found)
             return all(state == ESTABLISHED for state in found)

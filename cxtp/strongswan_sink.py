@@ -171,7 +171,7 @@ class StrongswanSink(XfrmSink):
         """
         before = self._as_told(record, self._kernel_of(record))
         messages_of(expressible(before), self.daemon.link.version, bytes)
-        there = await self.daemon.ike_sas()
+        there = await self.daemon.find(sa.spis for sa in ike_sas_of(before))
         present = [sa for sa in ike_sas_of(before) if sa.spis in there]
         children = children_of(before)
         # Where this program died before it had set the numbers, the kernel's are not the session's: it stays at its

@@ -67,7 +67,7 @@ def compare(tshark: str, path: Path, messages: list[bytes]) -> None:
 
 
 CUT_HEADERS = [bytes.fromhex(f"23c9001400000397c0000009ff01012f0{version}000000") for version in range(3)]
-"""A context whose header is cut short, of the known Format Version and others: malformed, whatever it would have said."""
+"""A context whose header is cut short, of the known Format Version and others: malformed, whatever it had to say."""
 
 
 def test_generated_messages(tshark: str, tmp_path: Path) -> None:

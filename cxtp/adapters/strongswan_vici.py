@@ -135,9 +135,10 @@ class Daemon:
                 found[name] = Connection(name, frozenset(connection.get("children", {})))
         return found
 
-    async def ike_sas(self) -> list[IkeSa]:
-        """All that it has, PASSIVE ones too."""
-        listed = await self._ask(lambda session: list(session.list_sas({"noblock": "no"})))
+    async def ike_sas(self, unique_id: int | None = None) -> list[IkeSa]:
+        """All that it has, PASSIVE ones too; or the one of that ID, where it is there."""
+        selection = {"noblock": "no"} | ({} if unique_id is None else {"ike-id": str(unique_id)})
+        listed = await self._ask(lambda session: list(session.list_sas(selection)))
         return [_ike_sa(name, sa) for item in listed for name, sa in item.items()]
 
     async def rekey(self, **selection: str) -> None:
