@@ -294,6 +294,7 @@ def test_a_peer_that_moves_by_itself(made: Bed, tmp_path: Path) -> None:
                 await lives(hosts, kind, "b", learned=False)
                 assert await hosts.rows_of("b", now)
         finally:
+            client.load({kind.name: client.connections[kind.name]})
             ip("route", "del", f"{SHARED[4]}/32")
             ip("addr", "add", f"{kind.client}/32", "dev", "eth0")
             ip("addr", "del", f"{elsewhere}/32", "dev", "eth0")
