@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from contexts.base import Context
@@ -22,7 +24,7 @@ from contexts.values import IkeSpis, IPAddress, MessageIds
 from .adapters.strongswan_ha import activation, deletion, message_id, messages_of, resync
 from .adapters.strongswan_ha.link import HaLink
 from .adapters.strongswan_ha.outbound import child_name, connection_name
-from .adapters.strongswan_vici import Daemon, DaemonError, IkeSa, Start, ha_version
+from .adapters.strongswan_vici import Connection, Daemon, DaemonError, IkeSa, Start, ha_version
 from .constants import StatusCode
 from .errors import LocalError, RemoteError, TransportError
 from .strongswan_contexts import children_of, ike_sas_of
@@ -51,6 +53,9 @@ LOOKS = 4
 
 NEXT_IDS = 4
 """IKE_SAs that clients may have made while the daemon was told of one; beyond that its whole list is looked at."""
+
+CONNECTIONS_KEPT = 1.0
+"""Seconds that the daemon's list of connections is good for many sessions that come at once."""
 
 ATTEMPTS = 3
 QUIET_TIMEOUT = 12.0
@@ -106,6 +111,8 @@ class StrongswanDaemon:
         self._start: Start | None = None
         self._ids: dict[IkeSpis, int] = {}
         self._highest = 0
+        self._connections: Mapping[str, Connection] = {}
+        self._connections_of = -math.inf
         self._feeding = asyncio.Semaphore(FED_AT_ONCE)
         self._look: asyncio.Task[dict[IkeSpis, IkeSa]] | None = None
         self._next_look: asyncio.Task[dict[IkeSpis, IkeSa]] | None = None
@@ -209,19 +216,12 @@ class StrongswanDaemon:
 
     async def check(self, contexts: Sequence[Context]) -> None:
         """Whether it can look up all names that a session needs.  Raises UnknownConnection, NotExpressible."""
-        loaded = await self.vici.connections()
-        for ike_sa in ike_sas_of(contexts):
-            name = connection_name(ike_sa)
-            if name not in loaded:
-                raise UnknownConnection(
-                    f"strongSwan has no connection {name!r} here; loaded are: {', '.join(sorted(loaded)) or 'none'}"
-                )
-            for child in children_of(contexts):
-                if child.ike_spis == ike_sa.spis and child_name(child) not in loaded[name].children:
-                    raise UnknownConnection(
-                        f"strongSwan's connection {name!r} has no child {child_name(child)!r} here; it has: "
-                        f"{', '.join(sorted(loaded[name].children)) or 'none'}"
-                    )
+        if time.monotonic() - self._connections_of < CONNECTIONS_KEPT:
+            with suppress(UnknownConnection):  # it may have been loaded since
+                return _look_up(contexts, self._connections)
+        self._connections = await self.vici.connections()
+        self._connections_of = time.monotonic()
+        _look_up(contexts, self._connections)
 
     # --- telling ----------------------------------------------------------------------------------------------------
 
@@ -330,6 +330,21 @@ class StrongswanDaemon:
 def expressible(contexts: Iterable[Context]) -> list[IkeSaContext | IpsecSaContext]:
     """Those that a daemon has; others stay in the record."""
     return [context for context in contexts if isinstance(context, (IkeSaContext, IpsecSaContext))]
+
+
+def _look_up(contexts: Sequence[Context], loaded: Mapping[str, Connection]) -> None:
+    for ike_sa in ike_sas_of(contexts):
+        name = connection_name(ike_sa)
+        if name not in loaded:
+            raise UnknownConnection(
+                f"strongSwan has no connection {name!r} here; loaded are: {', '.join(sorted(loaded)) or 'none'}"
+            )
+        for child in children_of(contexts):
+            if child.ike_spis == ike_sa.spis and child_name(child) not in loaded[name].children:
+                raise UnknownConnection(
+                    f"strongSwan's connection {name!r} has no child {child_name(child)!r} here; it has: "
+                    f"{', '.join(sorted(loaded[name].children)) or 'none'}"
+                )
 
 
 def _under_way(sa: IkeSa) -> Iterable[str]:
