@@ -149,8 +149,9 @@ def never_lower(wanted: SecurityAssociation, there: SecurityAssociation, known_w
     """
     ours, theirs = numbers_of(wanted), numbers_of(there)
     inbound = max(ours.inbound, theirs.inbound)
-    bitmap = (ours.bitmap | (-1 << known_window)) << (inbound - ours.inbound)
-    bitmap |= theirs.bitmap << (inbound - theirs.inbound)
+    # What lies further back than the window is of no account, however far it is.
+    behind = [min(inbound - numbers.inbound, theirs.window) for numbers in (ours, theirs)]
+    bitmap = (ours.bitmap | (-1 << known_window)) << behind[0] | theirs.bitmap << behind[1]
     bitmap &= (1 << min(theirs.window, inbound)) - 1  # there is no number below 1
     return Numbers(max(ours.outbound, theirs.outbound), inbound, theirs.window, bitmap, theirs.extended)
 
