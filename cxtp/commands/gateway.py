@@ -154,7 +154,8 @@ class _PrintConfig(argparse.Action):
             )
         except (ValueError, ConfigurationError) as error:
             parser.error(str(error))
-        parser.exit(0, strongswan_conf(settings))
+        print(strongswan_conf(settings), end="")
+        parser.exit(0)
 
 
 def _add_control(parser: argparse.ArgumentParser) -> None:

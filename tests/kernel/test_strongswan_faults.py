@@ -140,6 +140,28 @@ def test_a_target_where_the_spi_is_taken(made: Bed, tmp_path: Path, outbound: bo
     asyncio.run(main())
 
 
+def test_ah_stays_where_it_is(made: Bed, tmp_path: Path) -> None:
+    """No ha message names the protocol, and each CHILD_SA is taken for ESP: it is refused before anything ends."""
+    kind, client = KINDS["psk-gcm"], made.client
+
+    async def main() -> None:
+        daemons = (client, *made.gateways.values())
+        try:
+            for daemon in daemons:
+                child = {**daemon.connections[kind.name]["children"][kind.child()], "ah_proposals": ["sha256"]}
+                del child["esp_proposals"]
+                daemon.load({kind.name: {**daemon.connections[kind.name], "children": {kind.child(): child}}})
+            async with connected(made, tmp_path, kind) as hosts:
+                (row,) = await hosts.rows("a", kind)
+                assert row["suite"].startswith("AH:")
+                await stays(hosts, kind, "is AH: strongSwan's ha messages name no protocol")
+        finally:
+            for daemon in daemons:
+                daemon.load({kind.name: daemon.connections[kind.name]})
+
+    asyncio.run(main())
+
+
 def test_nothing_leaves_the_target_before_its_counters_are_set(made: Bed, tmp_path: Path) -> None:
     """Its daemon's SAs are in the kernel, with numbers from 1, and the address is here already: the kernel blocks."""
     kind = KINDS["psk-gcm"]
