@@ -133,7 +133,7 @@ class Gateway:
             )
             hurried.append(self._replicator.hurry)
         if isinstance(self._sink, StrongswanSink):
-            self._agent = StrongswanAgent(node, self._sink, hurried, config.namespace, types)
+            self._agent = StrongswanAgent(node.sessions, self._sink, hurried, config.namespace, types)
         else:
             self._agent = KernelAgent(node.sessions, self._sink, hurried, config.namespace, types)
 

@@ -28,7 +28,7 @@ from .kernel_guard import unblock
 from .kernel_keeper import REST
 from .message_id_agreement import MessageIdAgreement, NotAgreed
 from .messages import EncodedContext
-from .node import Node
+from .sessions import Sessions
 from .store.records import SessionRecord, SessionState
 from .strongswan_contexts import children_of, ike_sas_of
 from .strongswan_daemon import ESTABLISHED, RESTING_CHILDREN
@@ -53,15 +53,14 @@ class StrongswanAgent:
 
     def __init__(
         self,
-        node: Node,
+        sessions: Sessions,
         sink: StrongswanSink,
         hurried: Sequence[Callable[[], None]] = (),
         namespace: Namespace = None,
         context_types: ContextTypes = ContextTypes(),
     ) -> None:
         """Raises XfrmError."""
-        self._node = node
-        self._sessions = node.sessions
+        self._sessions = sessions
         self._sink = sink
         self._daemon = sink.daemon
         self._hurried = hurried
@@ -71,6 +70,8 @@ class StrongswanAgent:
         self._wake = asyncio.Event()
         self._changed: set[IPAddress] = set()
         self._again: set[IPAddress] = set()
+        self._addresses: dict[IkeSpis, IPAddress] = {}
+        """Where the peers of IKE_SAs were, also of those that are gone."""
         self._asked: dict[object, float] = {}
         self._next_check = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -101,11 +102,13 @@ class StrongswanAgent:
         if not isinstance(identity, IkeSaId):
             return
         address = self._daemon.link.tracker.address_of(identity.spis)
-        if address is None:  # gone with this message, or not known: the records tell whose it was
-            self._next_check = 0.0
-        else:
+        if address is not None:
+            self._addresses[identity.spis] = address
+        else:  # gone with this message
+            address = self._addresses.pop(identity.spis, None)
+        if address is not None:
             self._changed.add(address)
-        self._wake.set()
+            self._wake.set()
 
     def _counted(self) -> None:
         try:
@@ -263,6 +266,7 @@ class StrongswanAgent:
         here = tracker.addresses()
         self._changed |= self._again | {record.mn_address for record in self._owned() if record.mn_address not in here}
         self._again.clear()
+        self._addresses = {spis: address for spis, address in self._addresses.items() if spis in there}
         oldest = time.monotonic() - 2 * AGAIN
         self._asked = {what: when for what, when in self._asked.items() if when > oldest}
 
