@@ -19,6 +19,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_NamedTests(named), "cxtp-named-tests")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those in a kernel of its own first: they wait much and compute little, while another worker does the rest."""
+    items.sort(key=lambda item: "tests/kernel" not in item.path.as_posix())
+
+
 def _is_whole(config: pytest.Config) -> bool:
     """Whether all tests were asked for; never in a worker of xdist, whose controller sees all reports."""
     if hasattr(config, "workerinput") or config.option.collectonly:

@@ -156,10 +156,10 @@ def test_padded_fills_the_block_with_zeros(block: ContextBlock) -> None:
             ContextTransferDataReply(
                 mn_previous_address=MN4,
                 success=False,
-                statuses=(ContextStatus(1, 0x0F), ContextStatus(2, 0x10), ContextStatus(3, 0xFF, 9)),
+                statuses=(ContextStatus(1, 0x0F), ContextStatus(2, 0x11), ContextStatus(3, 0xFF, 9)),
             ),
             [
-                "unknown status code 0x10 in statuses[1]",
+                "unknown status code 0x11 in statuses[1]",
                 "reserved bits 0x9 set in statuses[2]",
                 "unknown status code 0xff in statuses[2]",
             ],

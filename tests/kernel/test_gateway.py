@@ -341,7 +341,7 @@ def test_without_the_privilege_to_install_the_session_stays(network: Network, tm
         async with gateways(network, tmp_path, kind) as made:
             for gateway in ("a", "b"):
                 await made.start(gateway)
-            sink: Any = made.services["b"]._sink
+            sink: Any = made.services["b"].gateway.sinks[0]
             install = sink.install
 
             async def unprivileged(*arguments: object) -> None:
