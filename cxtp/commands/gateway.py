@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from ..control import CommandFailed
+from ..control import CommandFailed, ControlClient
 from ..errors import ConfigurationError
 from ..gateway import GatewayConfig, StrongswanConfig
 from ..service import run
@@ -20,6 +21,9 @@ from .output import Progress, print_json, print_table
 
 STATE = Path("/var/lib/cxtp")
 CONTROL = Path("/run/cxtp/control.sock")
+AT_ONCE = 32
+"""Sessions that are taken over at the same time."""
+
 TRANSFER_TIME = 5.0
 """Seconds, CT_MAX_TRANSFER_TIME beside a daemon."""
 
@@ -210,23 +214,38 @@ def run_takeover(arguments: argparse.Namespace) -> int:
     """Take over all replicas of a node, and print each; 1 where one could not be."""
     rows = node.ask(arguments, "gateway-sessions")["sessions"]
     mine = [row for row in rows if row["state"] == "replica" and row["owner"] == arguments.node]
-    progress, results = Progress(), []
     addresses = list(dict.fromkeys(row["peer"] for row in mine))
-    for done, address in enumerate(addresses, 1):
-        try:
-            results.append(node.ask(arguments, "takeover", mn_address=address))
-        except CommandFailed as error:
-            results.append({"mn_address": address, "taken": False, "dropped": [str(error)]})
-        progress.say(f"taken over {done} of {len(addresses)}")
-    progress.done()
+    results = asyncio.run(_take_over_all(arguments.control, addresses))
     if arguments.json:
         print_json({"sessions": results, "ok": all(result["taken"] for result in results)})
     else:
-        columns = ("mn_address", "taken", "dropped")
-        print_table(columns, ((r["mn_address"], r["taken"], "; ".join(r["dropped"]) or None) for r in results))
+        columns = ("mn_address", "taken", "dropped", "ike_sas")
+        lists = ("dropped", "ike_sas")
+        print_table(columns, ([*map(r.get, columns[:2]), *("; ".join(r[n]) or None for n in lists)] for r in results))
         if not results:
             print(f"no replica of {arguments.node}'s is here")
     return 0 if results and all(result["taken"] for result in results) else 1
+
+
+async def _take_over_all(control: Path, addresses: Sequence[str]) -> list[dict[str, Any]]:
+    """Many at once: a peer that does not answer keeps no other session waiting."""
+    progress, at_once = Progress(), asyncio.Semaphore(AT_ONCE)
+    done = 0
+
+    async def take_over(address: str) -> dict[str, Any]:
+        nonlocal done
+        async with at_once, ControlClient(control) as one:
+            try:
+                answer = await one.ask("takeover", mn_address=address)
+            except CommandFailed as error:
+                answer = {"mn_address": address, "taken": False, "dropped": [str(error)], "ike_sas": []}
+        done += 1
+        progress.say(f"taken over {done} of {len(addresses)}")
+        return answer
+
+    results = await asyncio.gather(*map(take_over, addresses))
+    progress.done()
+    return results
 
 
 def run_drop_standby(arguments: argparse.Namespace) -> int:
