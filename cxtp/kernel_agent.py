@@ -208,8 +208,9 @@ class KernelAgent:
             await asyncio.sleep(REST * (time.monotonic() - started))  # with many sessions a look takes long
 
 
-def _spis(contexts: Iterable[Context]) -> frozenset[tuple[int, int]]:
-    return frozenset((c.inbound_spi, c.outbound_spi) for c in contexts if isinstance(c, IpsecSaContext))
+def _spis(contexts: Iterable[Context]) -> frozenset[tuple[int, int, bool]]:
+    """What a record is written anew for: SAs that came, went, or have only their inbound half left."""
+    return frozenset((c.inbound_spi, c.outbound_spi, is_spent(c)) for c in contexts if isinstance(c, IpsecSaContext))
 
 
 def _merge(known: IpsecSaContext | None, learned: IpsecSaContext) -> IpsecSaContext:
