@@ -82,7 +82,10 @@ class Hooks:
         await self._run("activated", record)
 
     async def releasing(self, record: SessionRecord) -> None:
-        """Raises HookFailed."""
+        """Also waits for what runs for the session still: an address that is announced here after the session has left
+        would stay with its neighbours.  Raises HookFailed."""
+        async with self._order_of(record):
+            pass
         await self._run("releasing", record)
 
     async def released(self, record: SessionRecord) -> None:
@@ -96,13 +99,15 @@ class Hooks:
         self.counters[event] += 1
         told = json.dumps({"event": event, "node": self._node, **describe(record, self._context_types)})
         # One session's events in their order: nobody waits for "activated", and it may have to leave soon after.
-        order = self._orders.setdefault(record.mn_address, asyncio.Lock())
         try:
-            async with order, self._slots:
+            async with self._order_of(record), self._slots:
                 await self._call(executable, event, told.encode())
         except HookFailed:
             self.counters[f"{event}_failed"] += 1
             raise
+
+    def _order_of(self, record: SessionRecord) -> asyncio.Lock:
+        return self._orders.setdefault(record.mn_address, asyncio.Lock())
 
     async def _call(self, executable: Path, event: str, told: bytes) -> None:
         try:

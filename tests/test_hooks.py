@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from contexts.session import RestoredSession
 from cxtp.errors import ConfigurationError
 from cxtp.hooks import HookFailed, Hooks
 
+OTHER = ip_address("198.51.100.99")
 RECORD = replace(owned(MN, recorded_contexts()), peer="b", generation=3)
 
 
@@ -63,3 +65,33 @@ def test_a_hook_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path / "text"):
         with pytest.raises(ConfigurationError, match="may not be executed"):
             Hooks("a", activated=path)
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_session_leaves_once_its_hooks_have_ended(tmp_path: Path, asked_before: bool) -> None:
+    """What still announces its address here would be believed after the other gateway's word."""
+    done = tmp_path / "done"
+    slow = hook(tmp_path, f"sleep 0.3; echo done > {done}\n")
+    hooks = Hooks("a", activated=slow, releasing=tmp_path / "hook" if asked_before else None)
+
+    async def main() -> None:
+        coming = asyncio.create_task(hooks.activated(RECORD))
+        await asyncio.sleep(0)
+        await hooks.releasing(RECORD)
+        assert coming.done() or done.exists()
+        await coming
+
+    asyncio.run(main())
+
+
+def test_another_session_waits_for_nothing(tmp_path: Path) -> None:
+    hooks = Hooks("a", activated=hook(tmp_path, "sleep 5\n"))
+
+    async def main() -> None:
+        coming = asyncio.create_task(hooks.activated(RECORD))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(hooks.releasing(replace(RECORD, mn_address=OTHER)), 2)
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+    asyncio.run(main())
