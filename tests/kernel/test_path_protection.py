@@ -92,7 +92,7 @@ def test_a_protected_path(network: Network, version: int, algorithms: str, selec
     verdict = path.check()
     assert (verdict.is_protected, verdict.reasons) == (True, ())
     assert [[sa.spi for sa in found.associations] for found in verdict.found] == [[0x100], [0x200]]
-    assert "1111" not in repr(verdict)
+    assert "11111111" not in repr(verdict)  # a time may have four of them
     assert "2222" not in repr(verdict)
 
 
