@@ -41,7 +41,7 @@ from message_strategies import messages
 
 from cxtp.config import Limits, ProtocolConfig
 from cxtp.errors import LocalError
-from cxtp.messages import ContextStatus, Message
+from cxtp.messages import ContextStatus, ContextTransferRequest, Message
 from cxtp.roles import AccessRouter, DropReason, Event, MobileNode, Peer
 from cxtp.roles.events import (
     ActivateContexts,
@@ -314,3 +314,28 @@ def test_octets_without_sense(octets: bytes, peer: Peer, kind: int) -> None:
     role.receive(octets, peer, T)
     role.receive(head + octets, peer, T)
     assert len(take_events(role)) <= 4
+
+
+@pytest.mark.parametrize("acknowledge", [True, False])
+def test_a_late_ctar_does_not_fetch_the_session_back(acknowledge: bool) -> None:
+    """RFC 4067, 5.3: the mobile node tells both routers, by one sequence number; here its word to us comes last."""
+    #  nAR --CT-Req--> pAR;  pAR --CTD--> nAR;  nAR --CTDR--> pAR;  MN --CTAR--> pAR, which has nothing any more
+    here = [True]
+    role = AccessRouter(ROUTERS, Fixed(TRANSFER_ID), lambda mn: here[0])
+    role.receive_message(ct_req(77), NEW, T)
+    (asked,) = take_events(role)
+    assert isinstance(asked, ContextsRequested)
+    assert role.previous.authorize(MN, KEY, T)
+    role.previous.provide(MN, CONTEXTS, 7, KEY, T, transfer_id=TRANSFER_ID)
+    role.messages_to_send(T)
+    role.receive_message(ctdr(True), NEW, T + 0.1)
+    assert any(isinstance(event, TransferConfirmed) for event in take_events(role))
+    here[0] = False
+    role.receive_message(ctar(77, NEW, acknowledge=acknowledge), MOBILE, T + 0.2)
+    told = [outgoing.message for outgoing in role.messages_to_send(T + 0.2)]
+    assert told == ([ctaa()] if acknowledge else [])
+    assert drops(role) == [DropReason.DUPLICATE_REQUEST]
+    # Another request of the mobile node's, which now is behind NEW and comes back, is served.
+    role.receive_message(ctar(78, NEW), MOBILE, T + 0.3)
+    (request,) = role.messages_to_send(T + 0.3)
+    assert isinstance(request.message, ContextTransferRequest)

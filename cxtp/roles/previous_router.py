@@ -266,6 +266,7 @@ class PreviousRouter(Router):
                 self.counters[DropReason.MEMORY_EVICTED] += 1
             for sequence_number in transfer.sequence_numbers:
                 self._remember(self._requests, (peer.identity, mn_address, sequence_number), None, now)
+                self._had_by_another(mn_address, sequence_number, now)
             self._emit(TransferConfirmed(mn_address, transfer_id, statuses))
         elif any(s.status == StatusCode.CANCELLED for s in statuses):
             self._emit(TransferCancelled(mn_address, transfer_id, statuses))

@@ -49,7 +49,7 @@ class Router(Role):
         elif self._activations.knows(seen, now):
             self._drop(DropReason.DUPLICATE_REQUEST, f"CTAR for {mn_address}", peer)
             answer = self._activations.recall(seen, now)
-            if answer is not None:
+            if answer is not None and request.acknowledge:
                 self._send(answer, peer)
         else:
             return True
@@ -58,6 +58,14 @@ class Router(Role):
     def _note(self, request: ContextTransferActivateRequest, now: float) -> None:
         """Remember a CTAR that is acted on: its repetitions are duplicates from now on."""
         self._remember(self._activations, (request.mn_previous_address, request.sequence_number), None, now)
+
+    def _had_by_another(self, mn_address: IPAddress, sequence_number: int, now: float) -> None:
+        """The new router had a CTAR and asked for its contexts, which are there now.  The same CTAR goes to both
+        routers (RFC 4067, 5.3): one that comes here late, when nothing is here any more, must not fetch them back."""
+        seen = (mn_address, sequence_number)
+        if not self._activations.knows(seen, now):
+            answer = ContextTransferActivateAcknowledge(mn_previous_address=mn_address)
+            self._remember(self._activations, seen, answer, now)
 
     def _acknowledge(
         self,
