@@ -26,7 +26,7 @@ from .adapters.strongswan_ha.link import HaLink
 from .adapters.strongswan_ha.outbound import child_name, connection_name
 from .adapters.strongswan_vici import Connection, Daemon, DaemonError, IkeSa, Start, ha_version
 from .constants import StatusCode
-from .errors import LocalError, RemoteError, TransportError
+from .errors import RemoteError, TransportError
 from .strongswan_contexts import children_of, ike_sas_of
 
 log = logging.getLogger(__name__)
@@ -356,4 +356,4 @@ def _under_way(sa: IkeSa) -> Iterable[str]:
         yield f"IKE_SA {sa.state}"
 
 
-__all__ = ["DaemonError", "LocalError", "StrongswanDaemon", "UnknownConnection", "until"]
+__all__ = ["DaemonError", "StrongswanDaemon", "UnknownConnection", "until"]
