@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 from unittest.mock import patch
 
-from contexts.base import decode, encode
+from contexts.base import _decode, encode
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 from contexts.key_cases import with_key_case
 from contexts.multicast_listener import MulticastListenerContext
 from cxtp import wire
+from cxtp.compiled import Compiled
+from cxtp.config import ContextTypes
 from cxtp.messages import (
     ContextBlock,
     ContextRequest,
@@ -162,13 +165,17 @@ def floor_build(message: Message) -> bytes:
 
 
 def _interpreted(call: Callable[[], object]) -> Callable[[], object]:
-    """The same call with Construct's interpreter in place of its generated code."""
+    """The same call with Construct's interpreter in place of what is compiled of its declarations."""
 
     def run() -> object:
-        with patch.object(wire, "_compiled", lambda layout: layout):
+        with patch.multiple(Compiled, parse_quickly=_nothing, build_quickly=_nothing):
             return call()
 
     return run
+
+
+def _nothing(*arguments: object, **context: object) -> None:
+    """No quick answer."""
 
 
 def messages(seconds: float) -> Report:
@@ -189,12 +196,21 @@ def messages(seconds: float) -> Report:
             ("parse", parse, lambda octets=octets: floor_parse(octets)),
             ("build", build, lambda message=message: floor_build(message)),
         ):
-            variants = {"struct by hand": floor, "compiled (ours)": call, "interpreted": _interpreted(call)}
+            variants = _variants(floor, call)
             report.compare(f"{message.short_name} {name}", variants, floor="struct by hand", seconds=seconds)
     return report
 
 
 # --- contexts ---------------------------------------------------------------------------------------------------
+
+
+def _variants(by_hand: Callable[[], object], ours: Callable[[], object]) -> dict[str, Callable[[], object]]:
+    return {"struct by hand": by_hand, "compiled (ours)": ours, "interpreted": _interpreted(ours)}
+
+
+def decode(encoded: EncodedContext) -> object:
+    """Without what is kept of contexts that were decoded before."""
+    return _decode.__wrapped__(encoded, ContextTypes())
 
 
 _FLOORS: dict[type, tuple[Callable[[EncodedContext], object], Callable[[Any], EncodedContext]]] = {
@@ -217,26 +233,20 @@ def contexts(seconds: float) -> Report:
         floor_decode, floor_encode = _FLOORS[type(context)]
         if floor_encode(context) != encoded or floor_decode(encoded) != context:
             raise SystemExit(f"the floor does not do the same as the product for {name}")
-        variants: dict[str, Callable[[], object]] = {
-            "struct by hand": lambda encoded=encoded, call=floor_decode: call(encoded),
-            "interpreted (ours)": lambda encoded=encoded: decode(encoded),
-        }
+        variants = _variants(partial(floor_decode, encoded), partial(decode, encoded))
         report.compare(f"{name} decode", variants, floor="struct by hand", seconds=seconds)
-        variants = {
-            "struct by hand": lambda context=context, call=floor_encode: call(context),
-            "interpreted (ours)": lambda context=context: encode(context),
-        }
+        variants = _variants(partial(floor_encode, context), partial(encode, context))
         report.compare(f"{name} encode", variants, floor="struct by hand", seconds=seconds)
     listener = MulticastListenerContext(subnet_prefix=bytes(8), group=ip_address("ff02::1"))  # type: ignore[arg-type]
     encoded = encode(listener)
     report.compare(
         "multicast listener decode",
-        {
-            "struct by hand": lambda: MulticastListenerContext(
+        _variants(
+            lambda: MulticastListenerContext(
                 subnet_prefix=encoded.data[:8], group=IPv6Address(encoded.data[8:24])
             ),
-            "interpreted (ours)": lambda: decode(encoded),
-        },
+            partial(decode, encoded),
+        ),
         floor="struct by hand",
         seconds=seconds,
     )

@@ -12,19 +12,15 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeVar
 
 from construct import (
     Adapter,
-    BitsInteger,
-    BitStruct,
     Bytes,
     ConstructError,
-    Flag,
     If,
     IfThenElse,
     Int8ub,
@@ -34,6 +30,8 @@ from construct import (
     this,
 )
 
+from .bit_fields import BitFields
+from .compiled import Compiled
 from .constants import (
     ICMP_TYPE_IPV4,
     ICMP_TYPE_IPV6,
@@ -64,23 +62,6 @@ from .messages import (
 T = TypeVar("T")
 
 
-class Octets(Bytes):  # type: ignore[misc]  # construct has no types
-    """``Bytes`` that stays strict when compiled: Construct's own generated code takes a short read in silence, for
-    ``Bytes`` and for integers of odd sizes such as ``Int24ub``."""
-
-    def _emitparse(self, code: Any) -> str:
-        code.append(
-            """
-            def read_exactly(io, length):
-                octets = io.read(length) if length >= 0 else b""
-                if len(octets) != length:
-                    raise StreamError("stream ended early")
-                return octets
-            """
-        )
-        return f"read_exactly(io, {self.length})"
-
-
 class _IPAddress(Adapter):  # type: ignore[misc]
     """Octets on the wire, an ``ipaddress`` object inside."""
 
@@ -92,7 +73,7 @@ class _IPAddress(Adapter):  # type: ignore[misc]
 
 
 # An address field has 4 octets when the V bit says IPv4, else 16 (RFC 4067, 2.5.1: "V flag").
-ADDRESS = IfThenElse(this._.ipv4, _IPAddress(Octets(4)), _IPAddress(Octets(16)))
+ADDRESS = IfThenElse(this._.ipv4, _IPAddress(Bytes(4)), _IPAddress(Bytes(16)))
 
 
 #  RFC 4067, 2.5: the first four octets of every message
@@ -105,12 +86,14 @@ ADDRESS = IfThenElse(this._.ipv4, _IPAddress(Octets(4)), _IPAddress(Octets(16)))
 #
 #  V: 0 IPv6, 1 IPv4.  The second flag is A (CTAR, CTD, PCTD) or S (CTDR); CTAA, CTC and CT-Req have none and
 #  count it as reserved.
-HEADER = Struct(
-    "version_and_type" / BitStruct("version" / BitsInteger(3), "type" / BitsInteger(5)),
-    "flags" / BitStruct("ipv4" / Flag, "rest" / BitsInteger(7)),
-    "length" / Int16ub,
+HEADER = Compiled(
+    Struct(
+        "version_and_type" / BitFields(Int8ub, version=3, type=5),
+        "flags" / BitFields(Int8ub, ipv4=1, rest=7),
+        "length" / Int16ub,
+    )
 )
-HEADER_OCTETS = HEADER.sizeof()
+HEADER_OCTETS = HEADER.format.sizeof()
 
 #  RFC 4067, 2.5.1 CTAR
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -123,18 +106,20 @@ HEADER_OCTETS = HEADER.sizeof()
 #  |                      Authorization Token                      |
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |                Requested Context Data Blocks                ...
-ACTIVATE_REQUEST = Struct(
-    "mn_previous_address" / ADDRESS,
-    "access_router_address" / ADDRESS,
-    "sequence_number" / Int32ub,
-    "authorization_token" / Octets(TOKEN_LENGTH),
+ACTIVATE_REQUEST = Compiled(
+    Struct(
+        "mn_previous_address" / ADDRESS,
+        "access_router_address" / ADDRESS,
+        "sequence_number" / Int32ub,
+        "authorization_token" / Bytes(TOKEN_LENGTH),
+    )
 )
 
 #  RFC 4067, 2.5.2 CTAA; 2.5.4 CTDR (the fixed part is the same); 2.5.5 CTC (that is all it has)
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  ~                   MN's Previous IP Address                    ~
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-MN_ADDRESS_ALONE = Struct("mn_previous_address" / ADDRESS)
+MN_ADDRESS_ALONE = Compiled(Struct("mn_previous_address" / ADDRESS))
 
 #  RFC 4067, 2.5.3 CTD
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -143,7 +128,7 @@ MN_ADDRESS_ALONE = Struct("mn_previous_address" / ADDRESS)
 #  ~              Mobile Node's Previous Care-of Address           ~
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |                     Context Data Blocks                     ...
-DATA = Struct("elapsed_time" / Int32ub, "mn_previous_address" / ADDRESS)
+DATA = Compiled(Struct("elapsed_time" / Int32ub, "mn_previous_address" / ADDRESS))
 
 #  RFC 4067, 2.5.3 PCTD
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -158,12 +143,14 @@ DATA = Struct("elapsed_time" / Int32ub, "mn_previous_address" / ADDRESS)
 #  |                     Context Data Blocks                     ...
 #
 #  Key Length is in octets; the key is not padded (our decision 6).
-PREDICTIVE_DATA = Struct(
-    "elapsed_time" / Int32ub,
-    "mn_previous_address" / ADDRESS,
-    "algorithm" / Int16ub,
-    "key_length" / Int16ub,
-    "key" / Octets(this.key_length),
+PREDICTIVE_DATA = Compiled(
+    Struct(
+        "elapsed_time" / Int32ub,
+        "mn_previous_address" / ADDRESS,
+        "algorithm" / Int16ub,
+        "key_length" / Int16ub,
+        "key" / Bytes(this.key_length),
+    )
 )
 
 #  RFC 4067, 2.5.6 CT-Req
@@ -175,10 +162,12 @@ PREDICTIVE_DATA = Struct(
 #  |                      Authorization Token                      |
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |                Requested Context Data Blocks                ...
-TRANSFER_REQUEST = Struct(
-    "mn_previous_address" / ADDRESS,
-    "sequence_number" / Int32ub,
-    "authorization_token" / Octets(TOKEN_LENGTH),
+TRANSFER_REQUEST = Compiled(
+    Struct(
+        "mn_previous_address" / ADDRESS,
+        "sequence_number" / Int32ub,
+        "authorization_token" / Bytes(TOKEN_LENGTH),
+    )
 )
 
 #  RFC 4067, 2.4 Context Data Block
@@ -192,27 +181,31 @@ TRANSFER_REQUEST = Struct(
 #  |                             Data                            ...
 #
 #  Length counts 8-octet words, the first 4 octets included.
-CONTEXT_DATA_BLOCK = Struct(
-    "feature_profile_type" / Int16ub,
-    "length" / Int8ub,
-    "flags" / BitStruct("presence" / Flag, "reserved" / BitsInteger(7)),
-    "presence_vector" / If(this.flags.presence, Int32ub),
-    "data" / Octets(this.length * 8 - 4 - 4 * this.flags.presence),
+CONTEXT_DATA_BLOCK = Compiled(
+    Struct(
+        "feature_profile_type" / Int16ub,
+        "length" / Int8ub,
+        "flags" / BitFields(Int8ub, presence=1, rest=7),
+        "presence_vector" / If(this.flags.presence, Int32ub),
+        "data" / Bytes(this.length * 8 - 4 - 4 * this.flags.presence),
+    )
 )
 
 #  A requested Context Data Block is "the first 4 octets" of one (RFC 4067, 2.4; our decision 1).
-REQUESTED_BLOCK = Struct(
-    "feature_profile_type" / Int16ub,
-    "length" / Int8ub,
-    "flags" / Int8ub,
-    "padding" / Octets(this.length * 4),
+REQUESTED_BLOCK = Compiled(
+    Struct(
+        "feature_profile_type" / Int16ub,
+        "length" / Int8ub,
+        "flags" / Int8ub,
+        "padding" / Bytes(this.length * 4),
+    )
 )
 
 #  RFC 4067, 2.5.2 and 2.5.4: one record of a CTAA or CTDR
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |  Feature Profile Type (FPT)   |  Status code  |   Reserved    |
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-STATUS_RECORD = Struct("feature_profile_type" / Int16ub, "status" / Int8ub, "reserved" / Int8ub)
+STATUS_RECORD = Compiled(Struct("feature_profile_type" / Int16ub, "status" / Int8ub, "reserved" / Int8ub))
 
 #  RFC 4065, 8 and RFC 4067, 3.2: an experimental mobility message in ICMP
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -221,10 +214,10 @@ STATUS_RECORD = Struct("feature_profile_type" / Int16ub, "status" / Int8ub, "res
 #  |    Subtype    |                Reserved                       |
 #  +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 #  |                           Message                           ...
-ICMP_HEADER = Struct(
-    "type" / Int8ub, "code" / Int8ub, "checksum" / Int16ub, "subtype" / Int8ub, "reserved" / Octets(3)
+ICMP_HEADER = Compiled(
+    Struct("type" / Int8ub, "code" / Int8ub, "checksum" / Int16ub, "subtype" / Int8ub, "reserved" / Bytes(3))
 )
-ICMP_HEADER_OCTETS = ICMP_HEADER.sizeof()
+ICMP_HEADER_OCTETS = ICMP_HEADER.format.sizeof()
 ICMP_TYPES = {4: ICMP_TYPE_IPV4, 6: ICMP_TYPE_IPV6}
 
 
@@ -232,7 +225,7 @@ ICMP_TYPES = {4: ICMP_TYPE_IPV4, 6: ICMP_TYPE_IPV6}
 class _Format:
     """How one message type stands on the wire: its fixed part, the list behind it, and its A or S flag."""
 
-    fixed: Struct
+    fixed: Compiled
     list_field: str = ""
     flag: str = ""
 
@@ -252,83 +245,60 @@ FORMATS: dict[MessageType, _Format] = {
 
 
 class _Reader:
-    """Reads layouts from one buffer up to ``end``, keeping the offset and turning Construct's errors into ours."""
+    """Reads layouts from one buffer, keeping the offset and turning Construct's errors into ours."""
 
-    def __init__(self, octets: bytes, offset: int, end: int, section: str) -> None:
-        self.stream = io.BytesIO(octets[:end])
-        self.stream.seek(offset)
-        self.end = end
+    def __init__(self, octets: bytes, offset: int, section: str) -> None:
+        self.octets = octets
+        self.offset = offset
+        self.end = len(octets)
         self.section = section
 
-    @property
-    def offset(self) -> int:
-        return self.stream.tell()
+    def read(self, layout: Compiled, prefix: str = "", **context: Any) -> Mapping[str, Any]:
+        """One layout's values by name."""
+        found = layout.parse_quickly(self.octets, self.offset, **context)
+        values, self.offset = found if found is not None else self._slowly(layout.format, prefix, context)
+        return values
 
-    def read(self, layout: Struct, prefix: str = "", **context: Any) -> Any:
-        """One layout's container.  Slow path only on error: then the layout is walked field by field."""
-        start = self.offset
-        try:
-            return _compiled(layout).parse_stream(self.stream, **context)
-        except Exception as error:
-            # Compiled parsers raise struct.error and the like and don't say where; the interpreted one does.
-            self.stream.seek(start)
-            raise self._located(layout, prefix, context, error) from None
-
-    def _located(self, layout: Struct, prefix: str, context: dict[str, Any], cause: Exception) -> MalformedMessage:
+    def _slowly(self, layout: Struct, prefix: str, context: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """The same, field by field with the interpreted declaration, to see which one it is that does not fit."""
+        stream = io.BytesIO(self.octets)
+        stream.seek(self.offset)
         values: dict[str, Any] = {}
         for subcon in layout.subcons:
-            start = self.offset
+            start = stream.tell()
             try:
                 # Struct evaluates `this` on the fields read so far; a one-field Struct would not see them.
-                values[subcon.name] = subcon.parse_stream(self.stream, **{"_": _Namespace(context), **values})
+                values[subcon.name] = subcon.parse_stream(stream, **{"_": context, **values})
             except ConstructError:
-                available = self.end - start
-                reason = f"the field does not fit the {available} octets that are left"
-                return MalformedMessage(prefix + subcon.name, start, self.section, reason)
-        return MalformedMessage(prefix.rstrip("."), self.offset, self.section, f"{type(cause).__name__} while parsing")
-
-    def peek(self, distance: int) -> int | None:
-        """The octet ``distance`` ahead, unread; None behind the end."""
-        octets = self.stream.getbuffer()[self.offset + distance :][:1]
-        return octets[0] if octets else None
+                reason = f"the field does not fit the {self.end - start} octets that are left"
+                raise self.fail(prefix + subcon.name, start, reason) from None
+        return values, stream.tell()
 
     def fail(self, field_name: str, offset: int, reason: str) -> MalformedMessage:
         return MalformedMessage(field_name, offset, self.section, reason)
 
 
-class _Namespace(dict):  # type: ignore[type-arg]
-    """Attribute access as Construct's own containers give it."""
-
-    __getattr__ = dict.__getitem__
-
-
-@cache
-def _compiled(layout: Struct) -> Any:
-    """Construct's code generator: the same format, several times faster; tests hold it against the interpreted."""
-    return layout.compile()
-
-
 def _read_block(reader: _Reader, name: str) -> ContextBlock:
-    if reader.peek(2) == 0:
+    if reader.octets[reader.offset + 2 : reader.offset + 3] == b"\0":
         raise reader.fail(f"{name}.length", reader.offset + 2, "0, yet it counts the block's first 4 octets")
     box = reader.read(CONTEXT_DATA_BLOCK, name + ".")
-    return ContextBlock(box.feature_profile_type, box.data, box.presence_vector, box.flags.reserved)
+    return ContextBlock(box["feature_profile_type"], box["data"], box["presence_vector"], box["flags"]["rest"])
 
 
 def _read_request(reader: _Reader, name: str) -> ContextRequest:
     start = reader.offset
-    length = reader.peek(2)
-    if length is not None and length > 1:
-        raise reader.fail(f"{name}.length", start + 2, f"{length}, yet a requested block has no data")
+    length = reader.octets[start + 2 : start + 3]
+    if length > b"\1":
+        raise reader.fail(f"{name}.length", start + 2, f"{length[0]}, yet a requested block has no data")
     box = reader.read(REQUESTED_BLOCK, name + ".")
-    if any(box.padding):
+    if any(box["padding"]):
         raise reader.fail(f"{name}.padding", start + 4, "a requested block's padding is not zero")
-    return ContextRequest(box.feature_profile_type, box.length, box.flags)
+    return ContextRequest(box["feature_profile_type"], box["length"], box["flags"])
 
 
 def _read_status(reader: _Reader, name: str) -> ContextStatus:
     box = reader.read(STATUS_RECORD, name + ".")
-    return ContextStatus(box.feature_profile_type, box.status, box.reserved)
+    return ContextStatus(box["feature_profile_type"], box["status"], box["reserved"])
 
 
 _LIST_READERS: dict[str, Callable[[_Reader, str], ContextBlock | ContextRequest | ContextStatus]] = {
@@ -342,31 +312,31 @@ def message_length(octets: bytes | bytearray) -> int | None:
     """The Length field of the message that starts here; None while its 4-octet header is not complete."""
     if len(octets) < HEADER_OCTETS:
         return None
-    return int(_compiled(HEADER).parse(bytes(octets[:HEADER_OCTETS])).length)
+    return int(HEADER.parse(bytes(octets[:HEADER_OCTETS]))["length"])
 
 
 def parse(octets: bytes) -> Message:
     """One message, all of it and nothing more.  Raises MalformedMessage, nothing else."""
-    header_reader = _Reader(octets, 0, len(octets), "RFC 4067, 2.5")
-    header = header_reader.read(HEADER)
-    version, number = header.version_and_type.version, header.version_and_type.type
+    reader = _Reader(octets, 0, "RFC 4067, 2.5")
+    header = reader.read(HEADER)
+    version, number = header["version_and_type"]["version"], header["version_and_type"]["type"]
     if version != VERSION:
-        raise header_reader.fail("version", 0, f"{version}; only version {VERSION} is known")
+        raise reader.fail("version", 0, f"{version}; only version {VERSION} is known")
     if number not in MessageType._value2member_map_:
-        raise header_reader.fail("type", 0, f"{number} is no message type")
+        raise reader.fail("type", 0, f"{number} is no message type")
     message_type = MessageType(number)
     message_class, layout = MESSAGE_CLASSES[message_type], FORMATS[message_type]
-    if header.length != len(octets):
-        raise header_reader.fail("length", 2, f"{header.length}, yet there are {len(octets)} octets")
+    if header["length"] != len(octets):
+        raise reader.fail("length", 2, f"{header['length']}, yet there are {len(octets)} octets")
 
-    reader = _Reader(octets, HEADER_OCTETS, header.length, message_class.section)
-    fields = dict(reader.read(layout.fixed, ipv4=header.flags.ipv4))
-    fields.pop("_io", None)
-    fields.pop("key_length", None)
-    fields["reserved"] = header.flags.rest
+    reader.section = message_class.section
+    rest = header["flags"]["rest"]
+    values = reader.read(layout.fixed, ipv4=header["flags"]["ipv4"])
+    fields = {name: value for name, value in values.items() if name not in ("_", "key_length")}
+    fields["reserved"] = rest
     if layout.flag:
-        fields[layout.flag] = bool(header.flags.rest >> 6)
-        fields["reserved"] = header.flags.rest & 0x3F
+        fields[layout.flag] = bool(rest >> 6)
+        fields["reserved"] = rest & 0x3F
     if layout.list_field:
         items: list[ContextBlock | ContextRequest | ContextStatus] = []
         while reader.offset < reader.end:
@@ -386,10 +356,9 @@ def build_blocks(blocks: Sequence[ContextBlock | ContextRequest | ContextStatus]
 
 
 def _build_record(item: ContextBlock | ContextRequest | ContextStatus) -> bytes:
-    octets: bytes
     if isinstance(item, ContextBlock):
-        flags = {"presence": item.presence_vector is not None, "reserved": item.reserved}
-        octets = _compiled(CONTEXT_DATA_BLOCK).build(
+        flags = {"presence": item.presence_vector is not None, "rest": item.reserved}
+        octets = CONTEXT_DATA_BLOCK.build(
             {
                 "feature_profile_type": item.feature_profile_type,
                 "length": item.length,
@@ -399,9 +368,9 @@ def _build_record(item: ContextBlock | ContextRequest | ContextStatus) -> bytes:
             }
         )
     elif isinstance(item, ContextRequest):
-        octets = _compiled(REQUESTED_BLOCK).build({**vars(item), "padding": bytes(item.length * 4)})
+        octets = REQUESTED_BLOCK.build({**vars(item), "padding": bytes(item.length * 4)})
     else:
-        octets = _compiled(STATUS_RECORD).build(vars(item))
+        octets = STATUS_RECORD.build(vars(item))
     return octets
 
 
@@ -411,21 +380,21 @@ def build(message: Message) -> bytes:
     fields = dict(vars(message))
     if isinstance(message, PredictiveContextTransferData):
         fields["key_length"] = len(message.key)
-    body = _compiled(layout.fixed).build(fields, ipv4=message.is_ipv4)
+    body = layout.fixed.build(fields, ipv4=message.is_ipv4)
     if layout.list_field:
         body += build_blocks(fields[layout.list_field])
     length = HEADER_OCTETS + len(body)
     if length > MAXIMUM_MESSAGE:
         raise LocalError(f"the {message.short_name} takes {length} octets; a message holds {MAXIMUM_MESSAGE}")
     rest = message.reserved | (fields[layout.flag] << 6 if layout.flag else 0)
-    header = _compiled(HEADER).build(
+    header = HEADER.build(
         {
             "version_and_type": {"version": VERSION, "type": message.type},
             "flags": {"ipv4": message.is_ipv4, "rest": rest},
             "length": length,
         }
     )
-    return bytes(header + body)
+    return header + body
 
 
 # --- ICMP (RFC 4065, 8; RFC 4067, 3.2) --------------------------------------------------------------------------
@@ -477,22 +446,22 @@ def parse_icmp(octets: bytes, addresses: tuple[IPAddress, IPAddress] | None = No
     ``addresses`` are the packet's: its type must be their family's.  The checksum of type 150 is checked where
     they are given (else the kernel did).  Raises MalformedMessage; a wrong checksum has status BAD_CHECKSUM.
     """
-    reader = _Reader(octets, 0, len(octets), "RFC 4067, 3.2")
+    reader = _Reader(octets, 0, "RFC 4067, 3.2")
     box = reader.read(ICMP_HEADER, "icmp.")
     types = {ICMP_TYPES[address.version] for address in addresses} if addresses else ICMP_TYPES.values()
-    if box.type not in types:
-        raise reader.fail("icmp.type", 0, f"{box.type}, not {' or '.join(map(str, types))}")
-    checkable = box.type == ICMP_TYPE_IPV4 or addresses is not None
-    if checkable and internet_checksum(_pseudo_header(box.type, addresses, len(octets)) + octets) != 0:
-        error = reader.fail("icmp.checksum", 2, f"{box.checksum:#06x} does not match")
+    if box["type"] not in types:
+        raise reader.fail("icmp.type", 0, f"{box['type']}, not {' or '.join(map(str, types))}")
+    checkable = box["type"] == ICMP_TYPE_IPV4 or addresses is not None
+    if checkable and internet_checksum(_pseudo_header(box["type"], addresses, len(octets)) + octets) != 0:
+        error = reader.fail("icmp.checksum", 2, f"{box['checksum']:#06x} does not match")
         error.status = StatusCode.BAD_CHECKSUM
         raise error
-    if box.code != 0:
-        raise reader.fail("icmp.code", 1, f"{box.code}, not 0")
-    if box.subtype != IcmpSubtype.CXTP:
-        raise reader.fail("icmp.subtype", 4, f"{box.subtype}, not CXTP's {IcmpSubtype.CXTP.value}")
-    reserved = int.from_bytes(box.reserved, "big")
-    return IcmpMessage(box.type, octets[ICMP_HEADER_OCTETS:], box.code, box.subtype, reserved)
+    if box["code"] != 0:
+        raise reader.fail("icmp.code", 1, f"{box['code']}, not 0")
+    if box["subtype"] != IcmpSubtype.CXTP:
+        raise reader.fail("icmp.subtype", 4, f"{box['subtype']}, not CXTP's {IcmpSubtype.CXTP.value}")
+    reserved = int.from_bytes(box["reserved"], "big")
+    return IcmpMessage(box["type"], octets[ICMP_HEADER_OCTETS:], box["code"], box["subtype"], reserved)
 
 
 __all__ = ["IcmpMessage", "build", "build_blocks", "build_icmp"]

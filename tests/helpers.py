@@ -8,11 +8,14 @@ import hmac
 import random
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import count
 from typing import Protocol
+from unittest import mock
 
+from cxtp.compiled import Compiled
 from cxtp.config import ProtocolConfig
 from cxtp.messages import (
     ContextBlock,
@@ -392,3 +395,11 @@ def _tell_event(event: Event) -> str:
         return f"! {event.reason.name} {event.detail}"
     transfer_id = getattr(event, "transfer_id", None)
     return f"* {type(event).__name__}" + (f" {transfer_id:08x}" if transfer_id is not None else "")
+
+
+@contextmanager
+def interpreted_formats() -> Iterator[None]:
+    """Construct's interpreter in place of what is compiled of its declarations: the oracle."""
+    nothing = mock.Mock(return_value=None)
+    with mock.patch.object(Compiled, "parse_quickly", nothing), mock.patch.object(Compiled, "build_quickly", nothing):
+        yield

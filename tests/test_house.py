@@ -23,6 +23,8 @@ LEVELS = {
     "cxtp.config": 1,
     "cxtp.messages": 2,
     "cxtp.token": 2,
+    "cxtp.bit_fields": 2,
+    "cxtp.compiled": 2,
     "contexts.values": 2,
     "contexts.algorithms": 2,
     "contexts.key_exchange": 2,
@@ -60,7 +62,10 @@ SIBLINGS = [
 WITNESS = "cxtp.scapy_layers"
 
 # Of cxtp, contexts/ knows these alone.
-CONTEXTS_MAY_IMPORT = {"cxtp", "cxtp.constants", "cxtp.errors", "cxtp.config", "cxtp.messages"}
+CONTEXTS_MAY_IMPORT = {
+    *("cxtp", "cxtp.constants", "cxtp.errors", "cxtp.config", "cxtp.messages"),
+    *("cxtp.bit_fields", "cxtp.compiled"),
+}
 
 # Levels 0 to 4 have no clock, no chance, no files and no network: those are arguments.
 PURE_LEVELS = range(5)
@@ -68,7 +73,10 @@ IMPURE = {"asyncio", "os", "random", "scapy", "secrets", "socket", "sqlite3", "s
 
 # A package, and the rooms that may import it.
 ROOMS_OF_A_PACKAGE = {
-    "construct": {"cxtp.wire", "cxtp.manifest", "cxtp.replica", "contexts", "cxtp.adapters"},
+    "construct": {
+        *("cxtp.bit_fields", "cxtp.compiled"),
+        *("cxtp.wire", "cxtp.manifest", "cxtp.replica", "contexts", "cxtp.adapters"),
+    },
     "scapy": {"cxtp.adapters.capture", "cxtp.scapy_layers", "cxtp.scenarios"},
 }
 

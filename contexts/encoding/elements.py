@@ -23,29 +23,20 @@ from construct import (
     Int8ub,
     Int16ub,
     Int32ub,
-    ListContainer,
     Prefixed,
     Rebuild,
     Struct,
     Switch,
-    ValidationError,
     len_,
     this,
 )
+
+from cxtp.bit_fields import BitFields, Refusal
 
 from ..values import HostAddress, TrafficSelector
 
 MAXIMUM_WINDOW = 4096
 """Bits of a window's bitmap; what Linux holds at most (XFRMA_REPLAY_ESN_MAX)."""
-
-
-class Refusal(ValidationError):  # type: ignore[misc]
-    """A value that the format forbids; ``supported`` is False where another edition of it may allow it."""
-
-    def __init__(self, reason: str, path: str, *, supported: bool = True) -> None:
-        super().__init__(reason, path=path)
-        self.reason = reason
-        self.supported = supported
 
 
 def reserved(octets: int) -> Construct:
@@ -65,35 +56,6 @@ class Unknown(Construct):  # type: ignore[misc]
 
     def _build(self, obj: Any, stream: Any, context: Any, path: str) -> None:
         raise Refusal(self.reason, path, supported=False)
-
-
-class BitFields(Adapter):  # type: ignore[misc]
-    """An integer cut into named fields of so many bits, the most significant first, as an RFC's box shows them.
-
-    Construct's BitStruct says the same and takes three times as long.  ``reserved`` bits are built as zero.
-    """
-
-    def __init__(self, integer: Construct, **widths: int) -> None:
-        super().__init__(integer)
-        if sum(widths.values()) != integer.sizeof() * 8:
-            raise TypeError(f"the bit fields {', '.join(widths)} do not fill their integer")
-        shift = integer.sizeof() * 8
-        self.parts: list[tuple[str, int, int]] = []
-        for name, width in widths.items():
-            shift -= width
-            self.parts.append((name, shift, (1 << width) - 1))
-
-    def _decode(self, obj: int, context: Any, path: str) -> dict[str, int]:
-        return {name: obj >> shift & mask for name, shift, mask in self.parts}
-
-    def _encode(self, obj: Mapping[str, Any], context: Any, path: str) -> int:
-        number = 0
-        for name, shift, mask in self.parts:
-            value = 0 if name == "reserved" else int(obj[name])
-            if not 0 <= value <= mask:
-                raise Refusal(f"not an integer of {mask.bit_length()} bits", f"{path} -> {name}")
-            number |= value << shift
-        return number
 
 
 class Checked(Adapter):  # type: ignore[misc]
@@ -126,33 +88,36 @@ class Record(Adapter):  # type: ignore[misc]
         super().__init__(Struct(*members))
         self.cls = cls
         self.names = [field.name for field in fields(cls)]
-        self.bits = {part[0]: part[2] for member in members if member.name == "flags" for part in member.subcon.parts}
-        unknown = set(self.names) - {member.name for member in members} - set(self.bits)
+        formats = {member.name: member.subcon for member in members}
+        bits = {part[0]: part[2] for part in formats["flags"].parts} if "flags" in formats else {}
+        unknown = set(self.names) - set(formats) - set(bits)
         if unknown:
             raise TypeError(f"{cls.__name__}: no member for {', '.join(sorted(unknown))}")
+        self.members = [name for name in self.names if name in formats]
+        self.lists = [name for name in self.members if isinstance(formats[name], Array)]
+        self.optional = [name for name in self.members if f"has_{name}" in bits]
+        self.in_flags = [(name, bits[name] == 1) for name in self.names if name not in formats]
 
     def _decode(self, obj: Any, context: Any, path: str) -> Any:
-        flags = obj.get("flags", {})
-        arguments: dict[str, Any] = {}
-        for name in self.names:
-            if not flags.get(f"has_{name}", 1):
-                arguments[name] = None
-                continue
-            value = obj[name] if name in obj else flags[name]
-            if self.bits.get(name) == 1:
-                value = bool(value)
-            arguments[name] = tuple(value) if isinstance(value, ListContainer) else value
-        return self.cls(**arguments)
+        values = {name: obj[name] for name in self.members}
+        for name in self.lists:
+            values[name] = tuple(values[name])
+        for name in self.optional:
+            if not obj["flags"][f"has_{name}"]:
+                values[name] = None
+        for name, is_boolean in self.in_flags:
+            value = obj["flags"][name]
+            values[name] = bool(value) if is_boolean else value
+        return self.cls(**values)
 
     def _encode(self, obj: Any, context: Any, path: str) -> dict[str, Any]:
         if not isinstance(obj, self.cls):
             raise Refusal(f"expected {self.cls.__name__}", path)
         values: dict[str, Any] = {name: getattr(obj, name) for name in self.names}
-        for name in self.names:
-            if f"has_{name}" in self.bits:
-                values[f"has_{name}"] = values[name] is not None
-                values[name] = 0 if values[name] is None else values[name]
-        return {**values, "flags": values}
+        for name in self.optional:
+            values[f"has_{name}"] = values[name] is not None
+            values[name] = 0 if values[name] is None else values[name]
+        return {**values, "flags": values} if self.optional or self.in_flags else values
 
 
 class Maybe(Adapter):  # type: ignore[misc]
@@ -164,7 +129,7 @@ class Maybe(Adapter):  # type: ignore[misc]
         self.nothing = nothing  # what stands in for None on the wire: a record of zeros
 
     def _decode(self, obj: Any, context: Any, path: str) -> Any:
-        return obj.record if obj.flags[self.bit] else None
+        return obj["record"] if obj["flags"][self.bit] else None
 
     def _encode(self, obj: Any, context: Any, path: str) -> dict[str, Any]:
         return {"flags": {self.bit: obj is not None}, "record": self.nothing if obj is None else obj}
@@ -179,7 +144,7 @@ class Alternatives(Adapter):  # type: ignore[misc]
         self.reason = reason
 
     def _decode(self, obj: Any, context: Any, path: str) -> Any:
-        return obj.body
+        return obj["body"]
 
     def _encode(self, obj: Any, context: Any, path: str) -> dict[str, Any]:
         if type(obj) not in self.numbers:
@@ -201,7 +166,7 @@ class Listed(Adapter):  # type: ignore[misc]
         super().__init__(Struct(count, reserved(reserved_octets), "entries" / Array(this.count, item)))
 
     def _decode(self, obj: Any, context: Any, path: str) -> tuple[Any, ...]:
-        return tuple(obj.entries)
+        return tuple(obj["entries"])
 
     def _encode(self, obj: tuple[Any, ...], context: Any, path: str) -> dict[str, Any]:
         return {"entries": obj}
@@ -287,7 +252,7 @@ def address(key: Any, ipv4: int, ipv6: int) -> Construct:
 
 class _HostAddress(Adapter):  # type: ignore[misc]
     def _decode(self, obj: Any, context: Any, path: str) -> HostAddress:
-        return HostAddress(obj.address, obj.port)
+        return HostAddress(obj["address"], obj["port"])
 
     def _encode(self, obj: HostAddress, context: Any, path: str) -> dict[str, Any]:
         return {"family": obj.address.version, "port": obj.port, "address": obj.address}
@@ -304,10 +269,13 @@ class _TrafficSelector(Adapter):  # type: ignore[misc]
     types = {4: (7, 16), 6: (8, 40)}  # IP version: TS type, selector length
 
     def _decode(self, obj: Any, context: Any, path: str) -> TrafficSelector:
-        if (obj.type, obj.length) not in self.types.values():
+        if (obj["type"], obj["length"]) not in self.types.values():
             raise Refusal("the selector's length does not fit its type", path)
         return self._check(
-            TrafficSelector(obj.start_address, obj.end_address, obj.start_port, obj.end_port, obj.protocol), path
+            TrafficSelector(
+                *(obj[name] for name in ("start_address", "end_address", "start_port", "end_port", "protocol"))
+            ),
+            path,
         )
 
     def _encode(self, obj: TrafficSelector, context: Any, path: str) -> dict[str, Any]:

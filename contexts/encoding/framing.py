@@ -6,11 +6,10 @@ against the table, and only then reads the values.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Generic, TypeVar
+from operator import itemgetter
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from construct import (
     Array,
@@ -29,12 +28,14 @@ from construct import (
     this,
 )
 
+from cxtp.bit_fields import BitFields, Refusal
+from cxtp.compiled import Compiled, NotParsed
 from cxtp.constants import StatusCode
 from cxtp.errors import InvalidContext, MalformedContext, MissingParameter
 from cxtp.messages import EncodedContext
 
 from ..values import UnknownParameter, VendorParameter
-from .elements import BitFields, Record, Refusal, reserved
+from .elements import Record, reserved
 
 FORMAT_VERSION = 1
 """Format Version of the header; another is refused."""
@@ -73,8 +74,10 @@ class Level(IntEnum):
 # +---------------+---------------+-------------------------------+
 # |                         Total Length                          |
 # +---------------------------------------------------------------+
-HEADER = Struct("format_version" / Int8ub, reserved(1), "parameter_count" / Int16ub, "total_length" / Int32ub)
-HEADER_OCTETS = 8
+HEADER = Compiled(
+    Struct("format_version" / Int8ub, reserved(1), "parameter_count" / Int16ub, "total_length" / Int32ub)
+)
+HEADER_OCTETS = HEADER.format.sizeof()
 
 # 2.2 Parameter
 # +---+---------------------------+-------------------------------+
@@ -88,20 +91,25 @@ PARAMETER = Struct(
 )
 PARAMETER_HEADER_OCTETS = 4
 
-FRAME = Struct("header" / HEADER, "parameters" / Array(this.header.parameter_count, PARAMETER), Terminated)
+FRAME = Compiled(
+    Struct("header" / HEADER.format, "parameters" / Array(this.header.parameter_count, PARAMETER), Terminated)
+)
 
 # 4.4 Vendor parameter, number 0
-VENDOR_PARAMETER = Struct(
-    "parameter" / Record(VendorParameter, "enterprise" / Int32ub, "number" / Int16ub, "value" / GreedyBytes),
-    Terminated,
+VENDOR_PARAMETER = Compiled(
+    Struct(
+        "parameter" / Record(VendorParameter, "enterprise" / Int32ub, "number" / Int16ub, "value" / GreedyBytes),
+        Terminated,
+    )
 )
 
 
 def presence_bit(level: int, number: int) -> int:
     """The bit of the presence vector that tells of a parameter (docs/context-formats.md, 2.3)."""
-    position = {Level.MANDATORY: number - 1, Level.OPTIONAL: min(15 + number, 29), Level.VENDOR: 30 + number}[
-        Level(level)
-    ]
+    if level == Level.MANDATORY:
+        position = number - 1
+    else:
+        position = min(15 + number, 29) if level == Level.OPTIONAL else 30 + number
     return 1 << (31 - position)
 
 
@@ -133,7 +141,7 @@ class Attribute:
         self.fields = tuple(members)
         self.absent = absent
         self.bit = presence_bit(level, number)
-        self.format = Struct(*(field / format_ for field, format_ in members.items()), Terminated)
+        self.format = Compiled(Struct(*(field / format_ for field, format_ in members.items()), Terminated))
 
     @property
     def key(self) -> tuple[int, int]:
@@ -148,10 +156,10 @@ class Attribute:
         return build(self.format, {field: getattr(context, field) for field in self.fields}, self.label)
 
 
-def build(format_: Construct, value: object, where: str) -> bytes:
+def build(format_: Compiled, value: object, where: str) -> bytes:
     """What ``format_`` makes of ``value``.  :raises InvalidContext: naming the field."""
     try:
-        return bytes(format_.build(value))
+        return format_.build(value)
     except ConstructError as error:
         # not chained: Construct's text may repeat a value
         raise InvalidContext(field_path(error) or where, f"{reason_of(error)} ({where})") from None
@@ -183,18 +191,12 @@ def field_path(error: ConstructError) -> str:
     return ".".join(part for part in parts if part not in _INNER)
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter as framed; ``offset`` is its first octet in the context's data."""
+class Parameter(NamedTuple):
+    """A parameter as framed: level and number, its first octet in the context's data, its value."""
 
-    level: int
-    number: int
+    key: tuple[int, int]
     offset: int
     value: bytes
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.level, self.number
 
 
 AnyContext = TypeVar("AnyContext")
@@ -212,14 +214,15 @@ class ContextFormat(Generic[AnyContext]):
         self.attributes = {attribute.key: attribute for attribute in attributes}
         if list(self.attributes) != sorted(self.attributes):
             raise TypeError(f"{name}: the table is not in ascending order")
+        self.mandatory = sum(row.bit for row in self.attributes.values() if row.level == Level.MANDATORY)
+        """Bits of the presence vector without which there is no context."""
 
     # --- encode ---
 
     def encode(self, context: AnyContext, feature_profile_type: int) -> EncodedContext:
         """The context's octets.  :raises InvalidContext: a value that its parameter can't hold."""
-        parameters = sorted(self._parameters(context), key=lambda parameter: parameter[:2])
         presence, parts = 0, []
-        for level, number, value, where in parameters:
+        for level, number, value, where in sorted(self._parameters(context), key=itemgetter(0, 1)):
             if len(value) > 0xFFFF:
                 raise InvalidContext(where, f"{len(value)} octets, more than a parameter holds")
             presence |= presence_bit(level, number)
@@ -261,10 +264,10 @@ class ContextFormat(Generic[AnyContext]):
             if attribute is not None:
                 container = self._parse(attribute.format, parameter, attribute.label)
                 arguments.update((field, container[field]) for field in attribute.fields)
-            elif parameter.level == Level.VENDOR:
-                vendor.append(self._parse(VENDOR_PARAMETER, parameter, "V0 vendor parameter").parameter)
+            elif parameter.key[0] == Level.VENDOR:
+                vendor.append(self._parse(VENDOR_PARAMETER, parameter, "V0 vendor parameter")["parameter"])
             else:
-                unknown.append(UnknownParameter(parameter.number, parameter.value))
+                unknown.append(UnknownParameter(parameter.key[1], parameter.value))
         for attribute in self.attributes.values():
             if attribute.fields[0] not in arguments:
                 arguments[attribute.fields[0]] = attribute.absent
@@ -274,68 +277,75 @@ class ContextFormat(Generic[AnyContext]):
         """The parameters, unread; the header is checked and trailing padding dropped."""
         if len(data) < HEADER_OCTETS:
             raise self._malformed("header", len(data), "cut short", "2.1")
-        header = HEADER.parse(data[:HEADER_OCTETS])
-        if header.format_version != FORMAT_VERSION:
-            reason = f"format version {header.format_version}, known is {FORMAT_VERSION}"
+        header = HEADER.parse(data)
+        if header["format_version"] != FORMAT_VERSION:
+            reason = f"format version {header['format_version']}, known is {FORMAT_VERSION}"
             raise self._malformed("Format Version", 0, reason, "2.1", StatusCode.UNSUPPORTED_PARAMETER)
-        if header.parameter_count > MAXIMUM_PARAMETERS:
+        if header["parameter_count"] > MAXIMUM_PARAMETERS:
             raise self._malformed("Parameter Count", 2, f"more than {MAXIMUM_PARAMETERS}", "2.1")
-        total = header.total_length
+        total = header["total_length"]
         if not HEADER_OCTETS <= total <= MAXIMUM_OCTETS:
             raise self._malformed("Total Length", 4, f"not {HEADER_OCTETS} to {MAXIMUM_OCTETS}", "2.1")
         if total > len(data):
             raise self._malformed("Total Length", 4, f"{total} octets announced, {len(data)} came", "2.1")
         if len(data) - total > MAXIMUM_PADDING or any(data[total:]):
             raise self._malformed("padding", total, f"not at most {MAXIMUM_PADDING} octets of zero", "2.1")
-        stream = io.BytesIO(data[:total])
         try:
-            frame = FRAME.parse_stream(stream)
-        except ConstructError as error:
-            raise self._malformed("parameters", stream.tell(), reason_of(error), "2.2") from None
-        return [Parameter(part.header["level"], part.header["number"], part.start, part.value) for part in
-                frame.parameters]
+            frame = FRAME.parse(data[:total])
+        except NotParsed as refused:
+            raise self._malformed("parameters", refused.offset, reason_of(refused.error), "2.2") from None
+        return [
+            Parameter((part["header"]["level"], part["header"]["number"]), part["start"], part["value"])
+            for part in frame["parameters"]
+        ]
 
     def _check(self, parameters: list[Parameter], presence: int | None) -> None:
         """Order, levels, presence vector and mandatory parameters (docs/context-formats.md, 7)."""
         last = (-1, 0)
         found = 0
         for parameter in parameters:
-            self._check_one(parameter, last)
+            attribute = self.attributes.get(parameter.key)
+            if attribute is not None and parameter.key > last:
+                found |= attribute.bit
+            else:
+                self._check_one(parameter, last)
+                found |= presence_bit(*parameter.key)
             last = parameter.key
-            found |= presence_bit(parameter.level, parameter.number)
         if presence is None:
             raise self._malformed("presence vector", 0, "missing", "2.3")
         if presence != found:
             reason = f"{presence:#010x} does not agree with the parameters, whose is {found:#010x}"
             raise self._malformed("presence vector", 0, reason, "2.3")
-        for attribute in self.attributes.values():
-            if attribute.level == Level.MANDATORY and not found & attribute.bit:
-                raise MissingParameter(self.name, attribute.label, section=self.section)
+        if self.mandatory & ~found:
+            missing = next(row for row in self.attributes.values() if row.bit & self.mandatory & ~found)
+            raise MissingParameter(self.name, missing.label, section=self.section)
 
     def _check_one(self, parameter: Parameter, last: tuple[int, int]) -> None:
-        if parameter.level not in list(Level):
-            raise self._malformed("Level", parameter.offset, f"unknown level {parameter.level}", "2.2")
+        """Of a parameter that is not simply the next known one."""
+        level, number = parameter.key
+        if level not in Level._value2member_map_:
+            raise self._malformed("Level", parameter.offset, f"unknown level {level}", "2.2")
         known = parameter.key in self.attributes
-        name = self.attributes[parameter.key].label if known else label(parameter.level, parameter.number, "").strip()
+        name = self.attributes[parameter.key].label if known else label(level, number, "").strip()
         repeatable = parameter.key == (Level.VENDOR, VENDOR_NUMBER)
         if parameter.key < last or (parameter.key == last and not repeatable):
             raise self._malformed(name, parameter.offset, "comes twice or out of order", "2.2")
         if known or repeatable:
             return
-        if parameter.level != Level.OPTIONAL:
+        if level != Level.OPTIONAL:
             raise self._malformed(
                 name, parameter.offset, "unknown parameter", "7", StatusCode.UNSUPPORTED_PARAMETER
             )
-        if parameter.number == 0:
+        if number == 0:
             raise self._malformed(name, parameter.offset, "number 0 is reserved", "2.2")
 
-    def _parse(self, format_: Construct, parameter: Parameter, where: str) -> Any:
-        """A parameter's value, as a container of the fields of its row."""
-        stream = io.BytesIO(parameter.value)
+    def _parse(self, format_: Compiled, parameter: Parameter, where: str) -> Any:
+        """A parameter's value, the fields of its row by name."""
         try:
-            return format_.parse_stream(stream)
-        except ConstructError as error:
-            offset = parameter.offset + PARAMETER_HEADER_OCTETS + stream.tell()
+            return format_.parse(parameter.value)
+        except NotParsed as refused:
+            error = refused.error
+            offset = parameter.offset + PARAMETER_HEADER_OCTETS + refused.offset
             path = field_path(error)
             unsupported = isinstance(error, Refusal) and not error.supported
             status = StatusCode.UNSUPPORTED_PARAMETER if unsupported else None

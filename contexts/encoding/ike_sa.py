@@ -6,6 +6,8 @@ from typing import Any
 
 from construct import Adapter, Array, If, Int8ub, Int16ub, Int32ub, Int64ub, this
 
+from cxtp.bit_fields import BitFields
+
 from ..ikev2 import IkeSaContext
 from ..values import (
     Certificates,
@@ -32,7 +34,6 @@ from .elements import (
     OCTETS,
     TEXT,
     Alternatives,
-    BitFields,
     Checked,
     FlagOctet,
     Listed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from construct import Int8ub, Int16ub, Int32ub, Int64ub
 
+from cxtp.bit_fields import BitFields
 from cxtp.constants import SecurityProtocol
 
 from ..ipsec import IpsecSaContext
@@ -26,7 +27,6 @@ from .elements import (
     OCTETS,
     TRAFFIC_SELECTOR,
     Alternatives,
-    BitFields,
     Checked,
     Listed,
     Maybe,

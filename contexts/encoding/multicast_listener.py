@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from ipaddress import IPv6Address
 
-from construct import Bytes, ConstructError, Struct, Terminated
+from construct import Bytes, Struct, Terminated
 
+from cxtp.compiled import Compiled, NotParsed
 from cxtp.errors import InvalidContext, MalformedContext
 from cxtp.messages import EncodedContext
 
@@ -22,14 +22,16 @@ def _is_multicast(address: IPv6Address) -> bool:
 
 
 # Subnet Prefix on nAR's wireless interface, 8 octets; Subscribed IPv6 Multicast Address, 16 octets
-LISTENER = Struct(
-    "listener"
-    / Record(
-        MulticastListenerContext,
-        "subnet_prefix" / Bytes(8),
-        "group" / Checked(IPV6_ADDRESS, _is_multicast, "no multicast address"),
-    ),
-    Terminated,
+LISTENER = Compiled(
+    Struct(
+        "listener"
+        / Record(
+            MulticastListenerContext,
+            "subnet_prefix" / Bytes(8),
+            "group" / Checked(IPV6_ADDRESS, _is_multicast, "no multicast address"),
+        ),
+        Terminated,
+    )
 )
 LISTENER_OCTETS = 24
 
@@ -49,11 +51,10 @@ def decode_listener(encoded: EncodedContext) -> MulticastListenerContext:
     padding = encoded.data[LISTENER_OCTETS:]
     if len(padding) > MAXIMUM_PADDING or any(padding):
         raise _malformed("padding", LISTENER_OCTETS, f"not at most {MAXIMUM_PADDING} octets of zero")
-    stream = io.BytesIO(encoded.data[:LISTENER_OCTETS])
     try:
-        listener = LISTENER.parse_stream(stream).listener
-    except ConstructError as error:
-        raise _malformed(field_path(error), stream.tell(), reason_of(error)) from None
+        listener = LISTENER.parse(encoded.data[:LISTENER_OCTETS])["listener"]
+    except NotParsed as refused:
+        raise _malformed(field_path(refused.error), refused.offset, reason_of(refused.error)) from None
     assert isinstance(listener, MulticastListenerContext)  # noqa: S101  for the type checker
     return listener
 

@@ -9,8 +9,10 @@ import io
 from collections.abc import Iterable
 from typing import Any, Union, cast
 
-from construct import Adapter, Construct, ConstructError, GreedyBytes, Int8ub, Int32ub, Struct, Terminated, this
+from construct import Adapter, GreedyBytes, Int8ub, Int32ub, Struct, Terminated, this
 
+from cxtp.bit_fields import Refusal
+from cxtp.compiled import Compiled, NotParsed
 from cxtp.errors import InvalidContext, MalformedContext
 
 from ..values import (
@@ -22,7 +24,7 @@ from ..values import (
     StrongswanVendorNumber,
     VendorParameter,
 )
-from .elements import ALL_TEXT, Refusal, address
+from .elements import ALL_TEXT, address
 from .framing import build, field_path, reason_of
 from .ike_sa import IDENTIFICATION
 
@@ -54,8 +56,8 @@ class _Addresses(Adapter):  # type: ignore[misc]
 
 ADDRESSES = _Addresses(GreedyBytes)
 
-VENDOR_FORMATS: dict[tuple[int, int], Construct] = {
-    key: Struct("value" / format_, Terminated)
+VENDOR_FORMATS: dict[tuple[int, int], Compiled] = {
+    key: Compiled(Struct("value" / format_, Terminated))
     for key, format_ in {
         (ENTERPRISE_CXTP, CommonVendorNumber.CONNECTION_NAME): ALL_TEXT,
         (ENTERPRISE_CXTP, CommonVendorNumber.REMOTE_EAP_IDENTITY): IDENTIFICATION,
@@ -97,13 +99,13 @@ def vendor_value(parameter: VendorParameter) -> VendorValue | None:
     format_ = VENDOR_FORMATS.get((parameter.enterprise, parameter.number))
     if format_ is None:
         return None
-    stream = io.BytesIO(parameter.value)
     try:
-        return cast(VendorValue, format_.parse_stream(stream).value)
-    except ConstructError as error:
+        return cast(VendorValue, format_.parse(parameter.value)["value"])
+    except NotParsed as refused:
+        error = refused.error
         where = f"vendor parameter {parameter.enterprise}/{parameter.number} {field_path(error)}".rstrip()
         section = "docs/context-formats.md, 4.4"
-        raise MalformedContext("context", where, stream.tell(), reason_of(error), section=section) from None
+        raise MalformedContext("context", where, refused.offset, reason_of(error), section=section) from None
 
 
 def find_vendor_value(
