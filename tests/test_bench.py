@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
     ("name", "expected"),
     [
         ("messages", "CTDR build, compiled (ours)"),
-        ("contexts", "IKE_SA case 3 decode, interpreted (ours)"),
+        ("contexts", "IKE_SA case 3 decode, compiled (ours)"),
         ("keys", "case 1, private key"),
         ("negotiation", "Curve25519, ECDSA"),
         ("transfers", "CPU of one transfer to the asymmetric work of negotiating"),
