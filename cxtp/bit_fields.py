@@ -7,6 +7,8 @@ from typing import Any
 
 from construct import Adapter, Construct, ValidationError
 
+from .compiled.code import Code, Inline, Value, expression, member
+
 
 class Refusal(ValidationError):  # type: ignore[misc]
     """A value that the format forbids; ``supported`` is False where another edition of it may allow it."""
@@ -17,7 +19,7 @@ class Refusal(ValidationError):  # type: ignore[misc]
         self.supported = supported
 
 
-class BitFields(Adapter):  # type: ignore[misc]
+class BitFields(Adapter, Inline):  # type: ignore[misc]
     """An integer cut into named fields of so many bits, the most significant first, as an RFC's box shows them.
 
     Construct's BitStruct says the same and takes three times as long.  ``reserved`` bits are built as zero.
@@ -44,3 +46,15 @@ class BitFields(Adapter):  # type: ignore[misc]
                 raise Refusal(f"not an integer of {mask.bit_length()} bits", f"{path} -> {name}")
             number |= value << shift
         return number
+
+    def compile_decode(self, inner: Value, code: Code) -> Value:
+        return {name: f"({expression(inner)} >> {shift} & {mask})" for name, shift, mask in self.parts}
+
+    def compile_encode(self, value: Value, code: Code) -> Value:
+        bits = []
+        for name, shift, mask in self.parts:
+            if name != "reserved":
+                bit = code.assign(f"int({expression(member(value, name))})")
+                code.give_up(f"not 0 <= {bit} <= {mask}")
+                bits.append(f"{bit} << {shift}")
+        return " | ".join(bits) or "0"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from construct import Bytes, Int8ub, Int16ub, Int32ub, Int64ub, Struct
 
+from .compiled import Compiled
 from .config import ContextTypes
 from .constants import MAXIMUM_MESSAGE, StatusCode
 from .continuation import to_blocks
@@ -42,18 +43,20 @@ FORMAT = 1
 # +---------------------------------------------------------------+
 # |                       Digest (128 bits)                       |
 # +---------------------------------------------------------------+
-_MANIFEST = Struct(
-    "format" / Int8ub,
-    "reserved" / Int8ub,
-    "part" / Int16ub,
-    "parts" / Int16ub,
-    "reserved2" / Int16ub,
-    "transfer_identifier" / Int32ub,
-    "contexts" / Int32ub,
-    "generation" / Int64ub,
-    "digest" / Bytes(DIGEST_OCTETS),
+_MANIFEST = Compiled(
+    Struct(
+        "format" / Int8ub,
+        "reserved" / Int8ub,
+        "part" / Int16ub,
+        "parts" / Int16ub,
+        "reserved2" / Int16ub,
+        "transfer_identifier" / Int32ub,
+        "contexts" / Int32ub,
+        "generation" / Int64ub,
+        "digest" / Bytes(DIGEST_OCTETS),
+    )
 )
-_OCTETS = _MANIFEST.sizeof()
+_OCTETS = _MANIFEST.format.sizeof()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +113,15 @@ class TransferManifest:
         if any(context.data[_OCTETS:]) or len(context.data) >= _OCTETS + 8:
             raise _malformed("padding", _OCTETS, "octets behind the manifest are not its padding")
         fields = _MANIFEST.parse(context.data)
-        if not fields.part < fields.parts:
-            raise _malformed("part", 2, f"part {fields.part} of {fields.parts}")
+        if not fields["part"] < fields["parts"]:
+            raise _malformed("part", 2, f"part {fields['part']} of {fields['parts']}")
         return cls(
-            transfer_id=fields.transfer_identifier,
-            generation=fields.generation,
-            part=fields.part,
-            parts=fields.parts,
-            contexts=fields.contexts,
-            digest=fields.digest,
+            transfer_id=fields["transfer_identifier"],
+            generation=fields["generation"],
+            part=fields["part"],
+            parts=fields["parts"],
+            contexts=fields["contexts"],
+            digest=fields["digest"],
         )
 
 

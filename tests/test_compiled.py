@@ -38,7 +38,9 @@ from hypothesis import given, settings
 
 from contexts.base import Context, _decode, encode
 from cxtp.bit_fields import BitFields
-from cxtp.compiled import Compiled, NotParsed, reader, writer
+from cxtp.compiled import Compiled, NotParsed
+from cxtp.compiled.reading import reader
+from cxtp.compiled.writing import writer
 from cxtp.config import ContextTypes
 from cxtp.errors import InvalidContext, MalformedContext
 from cxtp.messages import EncodedContext

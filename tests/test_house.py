@@ -64,7 +64,7 @@ WITNESS = "cxtp.scapy_layers"
 # Of cxtp, contexts/ knows these alone.
 CONTEXTS_MAY_IMPORT = {
     *("cxtp", "cxtp.constants", "cxtp.errors", "cxtp.config", "cxtp.messages"),
-    *("cxtp.bit_fields", "cxtp.compiled"),
+    *("cxtp.bit_fields", "cxtp.compiled", "cxtp.compiled.code"),
 }
 
 # Levels 0 to 4 have no clock, no chance, no files and no network: those are arguments.

@@ -32,6 +32,7 @@ from construct import (
 )
 
 from cxtp.bit_fields import BitFields, Refusal
+from cxtp.compiled.code import Code, Inline, Value, expression, member
 
 from ..values import HostAddress, TrafficSelector
 
@@ -77,7 +78,7 @@ class Checked(Adapter):  # type: ignore[misc]
     _encode = _decode
 
 
-class Record(Adapter):  # type: ignore[misc]
+class Record(Adapter, Inline):  # type: ignore[misc]
     """A dataclass, its fields in the order of the box.
 
     A member called ``flags`` (:class:`BitFields`) stands for the fields of its names; where it has a bit
@@ -118,6 +119,33 @@ class Record(Adapter):  # type: ignore[misc]
             values[f"has_{name}"] = values[name] is not None
             values[name] = 0 if values[name] is None else values[name]
         return {**values, "flags": values} if self.optional or self.in_flags else values
+
+    def compile_decode(self, inner: Value, code: Code) -> Value:
+        arguments = []
+        for name in self.members:
+            value = expression(member(inner, name))
+            if name in self.lists:
+                value = f"tuple({value})"
+            if name in self.optional:
+                value = f"{value} if {self._bit(inner, f'has_{name}')} else None"
+            arguments.append(f"{name}={value}")
+        for name, is_boolean in self.in_flags:
+            bit = self._bit(inner, name)
+            arguments.append(f"{name}={f'bool({bit})' if is_boolean else bit}")
+        return code.assign(f"{code.bind(self.cls)}({', '.join(arguments)})")
+
+    def compile_encode(self, value: Value, code: Code) -> Value:
+        record = code.assign(expression(value))
+        code.give_up(f"not isinstance({record}, {code.bind(self.cls)})")
+        values: dict[str, Value] = {name: code.assign(f"{record}.{name}") for name in self.names}
+        for name in self.optional:
+            values[f"has_{name}"] = f"({values[name]} is not None)"
+            values[name] = code.assign(f"0 if {values[name]} is None else {values[name]}")
+        return {**values, "flags": values}
+
+    @staticmethod
+    def _bit(inner: Value, name: str) -> str:
+        return expression(member(member(inner, "flags"), name))
 
 
 class Maybe(Adapter):  # type: ignore[misc]

@@ -5,14 +5,14 @@ A number that stands in no table is kept with its octets, in its place.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from construct import Construct, ConstructError, Container
+from construct import Construct
 
+from ...compiled import Compiled
 from ...errors import LocalError, TransportError
 from .constants import AttributeType
 from .layouts import (
@@ -53,38 +53,38 @@ class UnfitValue(LocalError):
 
 
 @cache
-def compiled(layout: Construct[Any, Any]) -> tuple[Any, int]:
-    """Construct's own code generator, several times as fast as the declaration itself, and the structure's octets.
-
-    It takes a short read in silence: whoever parses counts the octets, which are always as many.
-    """
-    return layout.compile(), layout.sizeof()
+def compiled(layout: Construct[Any, Any]) -> tuple[Compiled, int]:
+    """The structure's own code, and its octets."""
+    return Compiled(layout), layout.sizeof()
 
 
-def read(layout: Construct[Any, Any], octets: bytes) -> Any:
-    """The structure at the front of ``octets``.  Raises MalformedNetlink."""
-    parser, size = compiled(layout)
-    if len(octets) < size:
-        raise MalformedNetlink(f"{len(octets)} octets are too few for a structure of {size}")
-    return parser.parse(octets)
+def octets_of(layout: Construct[Any, Any]) -> int:
+    """How many a structure has."""
+    return compiled(layout)[1]
+
+
+def read(layout: Construct[Any, Any], octets: bytes, position: int = 0) -> Any:
+    """The structure that stands there in ``octets``, its members by name.  Raises MalformedNetlink."""
+    code, size = compiled(layout)
+    found = code.parse_quickly(octets, position)
+    if found is None:  # any octets are a structure, if there are enough
+        raise MalformedNetlink(f"{len(octets) - position} octets are too few for a structure of {size}")
+    return found[0]
 
 
 def read_whole(layout: Construct[Any, Any], octets: bytes) -> Any:
     """The structure that ``octets`` are."""
-    if len(octets) != layout.sizeof():
-        raise MalformedNetlink(f"{len(octets)} octets for a structure of {layout.sizeof()}")
+    if len(octets) != octets_of(layout):
+        raise MalformedNetlink(f"{len(octets)} octets for a structure of {octets_of(layout)}")
     return read(layout, octets)
 
 
 def write(layout: Construct[Any, Any], value: Any, what: str) -> bytes:
     """Raises UnfitValue."""
-    builder, size = compiled(layout)
-    try:
-        octets = bytes(builder.build(value))
-    except (ConstructError, struct.error, TypeError):
-        octets = b""
-    if len(octets) != size:
-        raise UnfitValue(f"a value of {what} does not fit into its field")  # its cause may quote a key
+    code, _ = compiled(layout)
+    octets = code.build_quickly(value)
+    if octets is None:
+        raise UnfitValue(f"a value of {what} does not fit into its field")
     return octets
 
 
@@ -93,11 +93,11 @@ def parse_attributes(octets: bytes) -> OtherAttributes:
     found = []
     offset = 0
     while offset + _HEADER_OCTETS <= len(octets):
-        header = read(ATTRIBUTE_HEADER, octets[offset : offset + _HEADER_OCTETS])
-        if not _HEADER_OCTETS <= header.length <= len(octets) - offset:
-            raise MalformedNetlink(f"attribute {header.type} at octet {offset} has length {header.length}")
-        found.append((header.type & _NUMBER, octets[offset + _HEADER_OCTETS : offset + header.length]))
-        offset += (header.length + 3) & ~3
+        header = read(ATTRIBUTE_HEADER, octets, offset)
+        if not _HEADER_OCTETS <= header["length"] <= len(octets) - offset:
+            raise MalformedNetlink(f"attribute {header['type']} at octet {offset} has length {header['length']}")
+        found.append((header["type"] & _NUMBER, octets[offset + _HEADER_OCTETS : offset + header["length"]]))
+        offset += (header["length"] + 3) & ~3
     return tuple(found)
 
 
@@ -171,10 +171,10 @@ def write_table(table: Table, value: Any) -> bytes:
 def _algorithm_parser(layout: Construct[Any, Any]) -> Callable[[bytes], Algorithm]:
     def parse(octets: bytes) -> Algorithm:
         box = read(layout, octets)
-        key = octets[layout.sizeof() :]
-        if len(key) != (box.key_bits + 7) // 8:
-            raise MalformedNetlink(f"a key of {box.key_bits} bits in {len(key)} octets")
-        name = box.name.rstrip(b"\0").decode("ascii", "replace")
+        key = octets[octets_of(layout) :]
+        if len(key) != (box["key_bits"] + 7) // 8:
+            raise MalformedNetlink(f"a key of {box['key_bits']} bits in {len(key)} octets")
+        name = box["name"].rstrip(b"\0").decode("ascii", "replace")
         return Algorithm(name, key, box.get("icv_bits"))
 
     return parse
@@ -201,61 +201,61 @@ def parse_usage(octets: bytes) -> Usage:
     return usage_of(read_whole(LIFETIME_CURRENT, octets))
 
 
-def usage_of(box: Container[Any]) -> Usage:
+def usage_of(box: Mapping[str, Any]) -> Usage:
     """The structure's value."""
-    return Usage(box.octets, box.packets, box.add_time, box.use_time)
+    return Usage(box["octets"], box["packets"], box["add_time"], box["use_time"])
 
 
 def build_usage(usage: Usage) -> bytes:
     """The opposite."""
-    return write(LIFETIME_CURRENT, asdict(usage), "a usage")
+    return write(LIFETIME_CURRENT, vars(usage), "a usage")
 
 
 def _parse_replay(octets: bytes) -> ReplayState:
     box = read_whole(REPLAY, octets)
-    return ReplayState(box.outbound, box.inbound, box.bitmap)
+    return ReplayState(box["outbound"], box["inbound"], box["bitmap"])
 
 
 def _parse_replay_esn(octets: bytes) -> ExtendedReplayState:
     box = read(REPLAY_ESN, octets)
-    words = octets[REPLAY_ESN.sizeof() :]
-    if len(words) != 4 * box.bitmap_words:
-        raise MalformedNetlink(f"a bitmap of {box.bitmap_words} words in {len(words)} octets")
+    words = octets[octets_of(REPLAY_ESN) :]
+    if len(words) != 4 * box["bitmap_words"]:
+        raise MalformedNetlink(f"a bitmap of {box['bitmap_words']} words in {len(words)} octets")
     return ExtendedReplayState(
-        box.outbound_low,
-        box.inbound_low,
-        box.outbound_high,
-        box.inbound_high,
-        box.window,
+        box["outbound_low"],
+        box["inbound_low"],
+        box["outbound_high"],
+        box["inbound_high"],
+        box["window"],
         tuple(int(U32.parse(words[at : at + 4])) for at in range(0, len(words), 4)),
     )
 
 
 def _build_replay(state: AnyReplayState) -> bytes | None:
-    return write(REPLAY, asdict(state), "a replay state") if isinstance(state, ReplayState) else None
+    return write(REPLAY, vars(state), "a replay state") if isinstance(state, ReplayState) else None
 
 
 def _build_replay_esn(state: AnyReplayState) -> bytes | None:
     if not isinstance(state, ExtendedReplayState):
         return None
-    box = {**asdict(state), "bitmap_words": len(state.bitmap)}
+    box = {**vars(state), "bitmap_words": len(state.bitmap)}
     return write(REPLAY_ESN, box, "a replay state") + b"".join(
         write(U32, word, "a replay bitmap") for word in state.bitmap
     )
 
 
 def _build_mark(mark: Mark) -> bytes:
-    return write(MARK, asdict(mark), "a mark")
+    return write(MARK, vars(mark), "a mark")
 
 
 def _parse_mark(octets: bytes) -> Mark:
     box = read_whole(MARK, octets)
-    return Mark(box.value, box.mask)
+    return Mark(box["value"], box["mask"])
 
 
 def _parse_encapsulation(octets: bytes) -> Encapsulation:
     box = read_whole(ENCAPSULATION, octets)
-    return Encapsulation(box.type, box.source_port, box.destination_port, box.original_address)
+    return Encapsulation(box["type"], box["source_port"], box["destination_port"], box["original_address"])
 
 
 def _number(field: str, layout: Construct[Any, Any] = U32) -> Row:
@@ -288,7 +288,7 @@ SA_TABLE: Table = {
     AttributeType.ENCRYPTION: Row("encryption", _algorithm_parser(ALGORITHM), _build_algorithm),
     AttributeType.COMPRESSION: Row("compression", _algorithm_parser(ALGORITHM), _build_algorithm),
     AttributeType.ENCAPSULATION: Row(
-        "encapsulation", _parse_encapsulation, lambda value: write(ENCAPSULATION, asdict(value), "an encapsulation")
+        "encapsulation", _parse_encapsulation, lambda value: write(ENCAPSULATION, vars(value), "an encapsulation")
     ),
     AttributeType.PADDING_TO: _number("padding_to"),
     **_MARK,
@@ -311,7 +311,7 @@ ASYNC_EVENT_TABLE: Table = {
 POLICY_ID_TABLE: Table = {
     AttributeType.POLICY_TYPE: Row(
         "kind",
-        lambda octets: int(read_whole(POLICY_TYPE, octets).kind),
+        lambda octets: int(read_whole(POLICY_TYPE, octets)["kind"]),
         lambda kind: write(POLICY_TYPE, {"kind": kind}, "a policy's kind"),
     ),
     **_MARK,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
-from .attributes import MalformedNetlink, read
+from .attributes import MalformedNetlink, octets_of, read
 from .constants import Group, MessageType
 from .formats import (
     messages,
@@ -140,19 +140,19 @@ def parse_event(kind: int, octets: bytes) -> XfrmEvent:
 def _sa_expired(octets: bytes) -> XfrmEvent:
     box = read(SA_EXPIRE, octets)
     return SecurityAssociationExpired(
-        parse_security_association(box.sa + octets[SA_EXPIRE.sizeof() :]), bool(box.hard)
+        parse_security_association(box["sa"] + octets[octets_of(SA_EXPIRE) :]), bool(box["hard"])
     )
 
 
 def _policy_expired(octets: bytes) -> XfrmEvent:
     box = read(POLICY_EXPIRE, octets)
-    return PolicyExpired(parse_policy(box.policy + octets[POLICY_EXPIRE.sizeof() :]), bool(box.hard))
+    return PolicyExpired(parse_policy(box["policy"] + octets[octets_of(POLICY_EXPIRE) :]), bool(box["hard"]))
 
 
 def _mapping(octets: bytes) -> XfrmEvent:
     box = read(MAPPING, octets)
-    identifier, _ = parse_deleted_security_association(octets[: SECURITY_ASSOCIATION_ID.sizeof()])
-    return MappingChanged(identifier, box.new_source, box.new_source_port)
+    identifier, _ = parse_deleted_security_association(octets[: octets_of(SECURITY_ASSOCIATION_ID)])
+    return MappingChanged(identifier, box["new_source"], box["new_source_port"])
 
 
 _PARSERS: dict[int, Callable[[bytes], XfrmEvent]] = {

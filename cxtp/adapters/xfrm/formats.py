@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from .attributes import (
     ASYNC_EVENT_TABLE,
@@ -20,6 +20,7 @@ from .attributes import (
     Table,
     UnfitValue,
     build_usage,
+    octets_of,
     parse_attributes,
     read,
     read_table,
@@ -58,11 +59,21 @@ from .values import (
 _HEADER_OCTETS = MESSAGE_HEADER.sizeof()
 
 
-def messages(octets: bytes) -> Iterator[tuple[Any, bytes]]:
+class Header(NamedTuple):
+    """A netlink message's own."""
+
+    length: int
+    type: int
+    flags: int
+    sequence: int
+    port: int
+
+
+def messages(octets: bytes) -> Iterator[tuple[Header, bytes]]:
     """The netlink messages of one datagram: each one's header and what follows it."""
     offset = 0
     while offset + _HEADER_OCTETS <= len(octets):
-        header = read(MESSAGE_HEADER, octets[offset : offset + _HEADER_OCTETS])
+        header = Header(**read(MESSAGE_HEADER, octets, offset))
         if not _HEADER_OCTETS <= header.length <= len(octets) - offset:
             raise MalformedNetlink(f"a message of length {header.length} in {len(octets) - offset} octets")
         yield header, octets[offset + _HEADER_OCTETS : offset + header.length]
@@ -88,20 +99,20 @@ def parse_security_association(octets: bytes) -> SecurityAssociation:
     """XFRM_MSG_NEWSA's body.  Raises MalformedNetlink."""
     box = read(SECURITY_ASSOCIATION, octets)
     return SecurityAssociation(
-        source=_address(box.source, box.family),
-        destination=_address(box.identifier.destination, box.family),
-        spi=box.identifier.spi,
-        protocol=box.identifier.protocol,
-        mode=box.mode,
-        request_id=box.request_id,
-        selector=_selector(box.selector),
-        flags=box.flags,
-        window_field=box.replay_window,
-        lifetime=_lifetime(box.lifetime),
-        usage=usage_of(box.current),
-        errors=Errors(box.replay_window_errors, box.replay_errors, box.integrity_errors),
-        sequence=box.sequence,
-        **read_table(SA_TABLE, octets[SECURITY_ASSOCIATION.sizeof() :]),
+        source=_address(box["source"], box["family"]),
+        destination=_address(box["identifier"]["destination"], box["family"]),
+        spi=box["identifier"]["spi"],
+        protocol=box["identifier"]["protocol"],
+        mode=box["mode"],
+        request_id=box["request_id"],
+        selector=_selector(box["selector"]),
+        flags=box["flags"],
+        window_field=box["replay_window"],
+        lifetime=_lifetime(box["lifetime"]),
+        usage=usage_of(box["current"]),
+        errors=Errors(box["replay_window_errors"], box["replay_errors"], box["integrity_errors"]),
+        sequence=box["sequence"],
+        **read_table(SA_TABLE, octets[octets_of(SECURITY_ASSOCIATION) :]),
     )
 
 
@@ -111,8 +122,8 @@ def build_security_association(sa: SecurityAssociation) -> bytes:
         "selector": _selector_box(sa.selector),
         "identifier": {"destination": _octets(sa.destination), "spi": sa.spi, "protocol": sa.protocol},
         "source": _octets(sa.source),
-        "lifetime": asdict(sa.lifetime),
-        "current": asdict(sa.usage),
+        "lifetime": vars(sa.lifetime),
+        "current": vars(sa.usage),
         "replay_window_errors": sa.errors.replay_window,
         "replay_errors": sa.errors.replay,
         "integrity_errors": sa.errors.integrity,
@@ -146,11 +157,11 @@ def build_security_association_id(identifier: SecurityAssociationId) -> bytes:
 def parse_deleted_security_association(octets: bytes) -> tuple[SecurityAssociationId, SecurityAssociation | None]:
     """XFRM_MSG_DELSA's body: the SA's structure is an attribute, beside the SA's own attributes."""
     identifier = _id(read(SECURITY_ASSOCIATION_ID, octets))
-    rest = octets[SECURITY_ASSOCIATION_ID.sizeof() :]
+    rest = octets[octets_of(SECURITY_ASSOCIATION_ID) :]
     structure = dict(parse_attributes(rest)).get(AttributeType.SECURITY_ASSOCIATION)
     if structure is None:
         return identifier, None
-    sa = parse_security_association(structure[: SECURITY_ASSOCIATION.sizeof()] + rest)
+    sa = parse_security_association(structure[: octets_of(SECURITY_ASSOCIATION)] + rest)
     other = tuple(item for item in sa.other if item[0] != AttributeType.SECURITY_ASSOCIATION)
     return replace(identifier, mark=sa.mark), replace(sa, other=other, order=())
 
@@ -161,12 +172,12 @@ def parse_deleted_security_association(octets: bytes) -> tuple[SecurityAssociati
 def parse_async_event(octets: bytes) -> AsyncEvent:
     """XFRM_MSG_NEWAE's body.  Raises MalformedNetlink."""
     box = read(ASYNC_EVENT_ID, octets)
-    named = read_table(ASYNC_EVENT_TABLE, octets[ASYNC_EVENT_ID.sizeof() :])
+    named = read_table(ASYNC_EVENT_TABLE, octets[octets_of(ASYNC_EVENT_ID) :])
     return AsyncEvent(
-        identifier=_id(box.identifier, named.pop("mark", None)),
-        source=_address(box.source, box.identifier.family),
-        flags=box.flags,
-        request_id=box.request_id,
+        identifier=_id(box["identifier"], named.pop("mark", None)),
+        source=_address(box["source"], box["identifier"]["family"]),
+        flags=box["flags"],
+        request_id=box["request_id"],
         **named,
     )
 
@@ -190,16 +201,16 @@ def parse_policy(octets: bytes) -> SecurityPolicy:
     """XFRM_MSG_NEWPOLICY's body.  Raises MalformedNetlink."""
     box = read(POLICY, octets)
     return SecurityPolicy(
-        direction=box.direction,
-        action=box.action,
-        priority=box.priority,
-        index=box.index,
-        selector=_selector(box.selector),
-        flags=box.flags,
-        share=box.share,
-        lifetime=_lifetime(box.lifetime),
-        usage=usage_of(box.current),
-        **read_table(POLICY_TABLE, octets[POLICY.sizeof() :]),
+        direction=box["direction"],
+        action=box["action"],
+        priority=box["priority"],
+        index=box["index"],
+        selector=_selector(box["selector"]),
+        flags=box["flags"],
+        share=box["share"],
+        lifetime=_lifetime(box["lifetime"]),
+        usage=usage_of(box["current"]),
+        **read_table(POLICY_TABLE, octets[octets_of(POLICY) :]),
     )
 
 
@@ -207,8 +218,8 @@ def build_policy(policy: SecurityPolicy) -> bytes:
     """The opposite.  Raises UnfitValue."""
     box = {
         "selector": _selector_box(policy.selector),
-        "lifetime": asdict(policy.lifetime),
-        "current": asdict(policy.usage),
+        "lifetime": vars(policy.lifetime),
+        "current": vars(policy.usage),
         "priority": policy.priority,
         "index": policy.index,
         "direction": policy.direction,
@@ -234,11 +245,11 @@ def build_policy_id(identifier: SecurityPolicyId) -> bytes:
 def parse_deleted_policy(octets: bytes) -> SecurityPolicy | SecurityPolicyId:
     """XFRM_MSG_DELPOLICY's body: the whole policy where the kernel tells it."""
     box = read(POLICY_ID, octets)
-    rest = octets[POLICY_ID.sizeof() :]
+    rest = octets[octets_of(POLICY_ID) :]
     structure = dict(parse_attributes(rest)).get(AttributeType.POLICY)
     if structure is None:
-        return SecurityPolicyId(box.direction, _selector(box.selector), box.index)
-    policy = parse_policy(structure[: POLICY.sizeof()] + rest)
+        return SecurityPolicyId(box["direction"], _selector(box["selector"]), box["index"])
+    policy = parse_policy(structure[: octets_of(POLICY)] + rest)
     other = tuple(item for item in policy.other if item[0] != AttributeType.POLICY)
     return replace(policy, other=other, order=())
 
@@ -266,7 +277,7 @@ def _migration(migration: Migration) -> bytes:
 
 
 def _parse_templates(octets: bytes) -> tuple[PolicyTemplate, ...]:
-    size = TEMPLATE.sizeof()
+    size = octets_of(TEMPLATE)
     if len(octets) % size:
         raise MalformedNetlink(f"templates of {len(octets)} octets")
     return tuple(_template(octets[at : at + size]) for at in range(0, len(octets), size))
@@ -275,17 +286,17 @@ def _parse_templates(octets: bytes) -> tuple[PolicyTemplate, ...]:
 def _template(octets: bytes) -> PolicyTemplate:
     box = read(TEMPLATE, octets)
     return PolicyTemplate(
-        protocol=box.identifier.protocol,
-        mode=box.mode,
-        source=_address(box.source, box.family),
-        destination=_address(box.identifier.destination, box.family),
-        spi=box.identifier.spi,
-        request_id=box.request_id,
-        optional=bool(box.optional),
-        share=box.share,
-        authentication_algorithms=box.authentication_algorithms,
-        encryption_algorithms=box.encryption_algorithms,
-        compression_algorithms=box.compression_algorithms,
+        protocol=box["identifier"]["protocol"],
+        mode=box["mode"],
+        source=_address(box["source"], box["family"]),
+        destination=_address(box["identifier"]["destination"], box["family"]),
+        spi=box["identifier"]["spi"],
+        request_id=box["request_id"],
+        optional=bool(box["optional"]),
+        share=box["share"],
+        authentication_algorithms=box["authentication_algorithms"],
+        encryption_algorithms=box["encryption_algorithms"],
+        compression_algorithms=box["compression_algorithms"],
     )
 
 
@@ -295,7 +306,7 @@ def _build_templates(templates: tuple[PolicyTemplate, ...]) -> bytes | None:
 
 def _build_template(template: PolicyTemplate) -> bytes:
     box = {
-        **asdict(template),
+        **vars(template),
         "identifier": {
             "destination": _octets(template.destination),
             "spi": template.spi,
@@ -322,7 +333,7 @@ def _bare(table: Table, **fields: Any) -> bytes:
 
 
 def _id(box: Any, mark: Mark | None = None) -> SecurityAssociationId:
-    return SecurityAssociationId(_address(box.destination, box.family), box.spi, box.protocol, mark)
+    return SecurityAssociationId(_address(box["destination"], box["family"]), box["spi"], box["protocol"], mark)
 
 
 def _id_box(identifier: SecurityAssociationId) -> dict[str, Any]:
@@ -336,18 +347,18 @@ def _id_box(identifier: SecurityAssociationId) -> dict[str, Any]:
 
 def _selector(box: Any) -> Selector:
     return Selector(
-        source=_address(box.source, box.family),
-        source_prefix=box.source_prefix,
-        destination=_address(box.destination, box.family),
-        destination_prefix=box.destination_prefix,
-        protocol=box.protocol,
-        source_port=box.source_port,
-        source_port_mask=box.source_port_mask,
-        destination_port=box.destination_port,
-        destination_port_mask=box.destination_port_mask,
-        interface=box.interface,
-        user=box.user,
-        any_family=box.family == 0,
+        source=_address(box["source"], box["family"]),
+        source_prefix=box["source_prefix"],
+        destination=_address(box["destination"], box["family"]),
+        destination_prefix=box["destination_prefix"],
+        protocol=box["protocol"],
+        source_port=box["source_port"],
+        source_port_mask=box["source_port_mask"],
+        destination_port=box["destination_port"],
+        destination_port_mask=box["destination_port_mask"],
+        interface=box["interface"],
+        user=box["user"],
+        any_family=box["family"] == 0,
     )
 
 
@@ -369,7 +380,7 @@ def _selector_box(selector: Selector) -> dict[str, Any]:
 
 
 def _lifetime(box: Any) -> Lifetime:
-    return Lifetime(**{name: value for name, value in box.items() if not name.startswith("_")})
+    return Lifetime(**box)
 
 
 _FAMILIES: dict[int, Callable[[bytes], IPAddress]] = {AF_INET: lambda octets: IPv4Address(octets[:4])}

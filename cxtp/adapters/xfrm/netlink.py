@@ -13,7 +13,7 @@ from typing import Union
 
 from ...constants import StatusCode
 from ...errors import TransportError
-from .attributes import parse_attributes, read
+from .attributes import octets_of, parse_attributes, read
 from .constants import HeaderFlag
 from .layouts import MESSAGE_HEADER, S32
 
@@ -116,10 +116,10 @@ def error_of(flags: int, octets: bytes) -> tuple[int, str]:
     number = -int(read(S32, octets))
     if not flags & HeaderFlag.EXTENDED:
         return number, ""
-    offset = S32.sizeof() + MESSAGE_HEADER.sizeof()
+    offset = octets_of(S32) + octets_of(MESSAGE_HEADER)
     if not flags & HeaderFlag.CAPPED:
-        quoted = read(MESSAGE_HEADER, octets[S32.sizeof() :])
-        offset = S32.sizeof() + ((max(quoted.length, MESSAGE_HEADER.sizeof()) + 3) & ~3)
+        quoted = read(MESSAGE_HEADER, octets[octets_of(S32) :])
+        offset = octets_of(S32) + ((max(quoted["length"], octets_of(MESSAGE_HEADER)) + 3) & ~3)
     text = dict(parse_attributes(octets[offset:])).get(_EXT_ACK_TEXT, b"")
     return number, text.rstrip(b"\0").decode("ascii", "replace")[:_TEXT_LIMIT]
 
