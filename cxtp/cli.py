@@ -10,30 +10,36 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from . import __version__
-from .commands import (
-    check_path,
-    conform,
-    context,
-    demo,
-    dissect,
-    gateway,
-    keys,
-    ladder,
-    mobile_node,
-    node,
-    pcap,
-    pki,
-    wireshark,
-)
 from .errors import ConfigurationError, CxtpError
 
-COMMANDS = (demo, dissect, conform, ladder, context, gateway, node, mobile_node, check_path, pki, wireshark, keys, pcap)
+COMMANDS = {
+    "demo": "demo",
+    "dissect": "dissect",
+    "conform": "conform",
+    "ladder": "ladder",
+    "context": "context",
+    "gateway": "gateway",
+    "sessions": "sessions",
+    "move": "sessions",
+    "takeover": "sessions",
+    "drop-standby": "sessions",
+    "node": "node",
+    "mobile-node": "mobile_node",
+    "check-path": "check_path",
+    "pki": "pki",
+    "wireshark": "wireshark",
+    "keys": "keys",
+    "pcap": "pcap",
+}
+"""Each command's module in :mod:`cxtp.commands`.  Only the one that is asked for is imported: all of them, with the
+libraries that each needs, take ten times as long as a question to a running node."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """All options of all commands."""
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The options of one command, or of all."""
     top = argparse.ArgumentParser(
         prog="cxtp",
         description="Move live IKEv2 and IPsec sessions between VPN gateways (RFC 4067).",
@@ -41,14 +47,17 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"cxtp {__version__}")
     top.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error; twice for all")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(subparsers)
+    modules = [COMMANDS[command]] if command in COMMANDS else dict.fromkeys(COMMANDS.values())
+    for module in modules:
+        import_module(f"{__package__}.commands.{module}").add(subparsers)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), None)
+    arguments = parser(command).parse_args(words)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(arguments.verbose, 2)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import secrets
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from cxtp.cli import COMMANDS
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
 CXTP = (sys.executable, "-m", "cxtp")
@@ -118,3 +122,18 @@ def test_exit_codes(arguments: list[str], code: int) -> None:
     result = cxtp(*arguments)
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_each_command_is_in_the_module_that_the_table_names() -> None:
+    for module in dict.fromkeys(COMMANDS.values()):
+        subparsers = argparse.ArgumentParser().add_subparsers()
+        import_module(f"cxtp.commands.{module}").add(subparsers)
+        assert list(subparsers.choices) == [command for command, where in COMMANDS.items() if where == module]
+
+
+def test_a_question_to_a_running_node_waits_for_no_library_that_it_does_not_need() -> None:
+    program = "import sys; from cxtp.cli import parser; parser('move'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "cxtp.commands.sessions" in loaded
+    assert not loaded & {"scapy", "cxtp.service", "cxtp.conformance", "sqlite3"}

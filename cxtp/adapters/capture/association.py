@@ -10,8 +10,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-
-from scapy.layers.sctp import crc32c
+from functools import cache
 
 from contexts.values import IPAddress
 
@@ -168,8 +167,15 @@ class Association:
         source, source_port, destination, destination_port = ends
         tag = self._sides[turned(ends)].tag if tag is None else tag
         head = struct.pack("!HHI", source_port, destination_port, tag)
-        checksum = crc32c(head + bytes(4) + chunks)  # scapy gives it as it goes on the wire
+        checksum = _crc32c()(head + bytes(4) + chunks)  # scapy gives it as it goes on the wire
         self._put(time, source, destination, head + struct.pack("!I", checksum) + chunks)
+
+
+@cache
+def _crc32c() -> Callable[[bytes], int]:
+    from scapy.layers.sctp import crc32c  # here: scapy takes half a second to import
+
+    return crc32c  # type: ignore[no-any-return]
 
 
 def turned(ends: Ends) -> Ends:
