@@ -22,7 +22,7 @@ from typing import Any
 
 from .harness import Report
 from .strongswan_lab import Lab, establish, ike_sas, processor_seconds, total
-from .strongswan_ours import ours
+from .strongswan_ours import contexts_alone, ours
 
 COUNTS = (100, 300, 1000)
 AT_ONCE = 4
@@ -148,7 +148,9 @@ def plain(lab: Lab) -> dict[str, Any]:
 
 # --- the tables ---------------------------------------------------------------------------------------------------
 
-PHASES: dict[str, Callable[[Lab], dict[str, Any]]] = {"native": native, "ours": ours, "plain": plain}
+PHASES: dict[str, Callable[[Lab], dict[str, Any]]] = {
+    "native": native, "ours": ours, "alone": contexts_alone, "plain": plain
+}  # fmt: skip
 """What is measured of the same sessions, in this order."""
 
 
@@ -183,7 +185,7 @@ def _in_a_kernel(count: int) -> dict[str, Any]:
 
 
 def _rows(told: dict[str, Any]) -> list[tuple[str, float, float, float, float | None]]:
-    count, own, anew, moved = told["count"], told["native"], told["plain"], told["ours"]
+    count, own, anew, moved, alone = (told[name] for name in ("count", "native", "plain", "ours", "alone"))
     rows: list[tuple[str, float, float, float, float | None]] = []
 
     def add(name: str, seconds: list[float], floor: float | None) -> None:
@@ -195,12 +197,13 @@ def _rows(told: dict[str, Any]) -> list[tuple[str, float, float, float, float | 
     add("(b) one at a time: at neither gateway", moved["gaps"], statistics.median(anew["alone"]))
     add(f"(c) {AT_ONCE} at once, each", [anew["each"]], None)
     add(f"(b) {moved['at_once']} at once, each", [moved["seconds"] / count], anew["each"])
+    add(f"(d) {moved['at_once']} at once, each", [alone["seconds"] / count], anew["each"])
     add("(a) each that has its CHILD_SA", [own["seconds"] / max(1, own["child_sas"])], anew["each"])
     return rows
 
 
 def _notes(told: dict[str, Any]) -> list[str]:
-    count, own, anew, moved = told["count"], told["native"], told["plain"], told["ours"]
+    count, own, anew, moved, alone = (told[name] for name in ("count", "native", "plain", "ours", "alone"))
     whole = own["ike_sas"].get("PASSIVE", 0)
     states = ", ".join(f"{number} {state}" for state, number in sorted(own["ike_sas"].items())) or "none"
     return [
@@ -213,6 +216,8 @@ def _notes(told: dict[str, Any]) -> list[str]:
         f"(b) {moved['answers']} of {count} clients answered there; "
         f"{moved['seconds']:.1f} s, {moved['at_once']} at once; "
         f"all learned {moved['learned']:.1f} s after the last was established",
+        f"(d) contexts alone, from store to store, confirmed and on disk: {alone['owned']} of {count}; "
+        f"{alone['seconds']:.2f} s, {moved['at_once']} at once",
         f"(c) IKE_SA_INIT and IKE_AUTH: {anew['each'] * count:.1f} s, {AT_ONCE} at once "
         f"(gateway's processor {anew['processor_each'] * 1e3:.1f} ms each)",
         f"(a) to (c): {own['seconds'] / (anew['each'] * count):.2f} times the time, {own['child_sas'] / count:.0%} of "

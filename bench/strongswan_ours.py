@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from cxtp.store.records import SessionState
 from cxtp.strongswan_config import StrongswanSettings, strongswan_conf
 from cxtp.transports.endpoint import Router
 
+from .samples import clones
 from .strongswan_lab import Lab, address, establish, ike_sas
 
 AT_ONCE = 32
@@ -61,10 +65,15 @@ class Inexact(logging.Handler):
 
 
 class Nodes:
-    """Services a and b in this process, each beside its daemon."""
+    """Services a and b in this process, each beside its daemon, or with their stores alone.
 
-    def __init__(self, lab: Lab) -> None:
+    ``state``: where the stores are, if not in the lab's own directory, which is in memory.
+    """
+
+    def __init__(self, lab: Lab, *, daemons: bool = True, state: Path | None = None) -> None:
         self.lab = lab
+        self.daemons = daemons
+        self.directory = state or lab.directory
         self.routers = {name: Router(name, lab.network.ipv4(name)) for name in ("a", "b")}
         self.services: dict[str, Service] = {}
         self.gap = Gap()
@@ -77,12 +86,16 @@ class Nodes:
             state = self._state(name)
             config = ServiceConfig(
                 name, (own.address, own.port), others, state, state / "control.sock", "udp", protocol=PATIENT,
-                allow_cleartext_keys_on_the_network=True, kernel=True,
-                gateway=GatewayConfig(namespace=name, strongswan=StrongswanConfig(self.lab.directory / f"{name}.vici")),
+                allow_cleartext_keys_on_the_network=True,
             )  # fmt: skip
+            if self.daemons:
+                strongswan = StrongswanConfig(self.lab.directory / f"{name}.vici")
+                gateway = GatewayConfig(namespace=name, strongswan=strongswan)
+                config = replace(config, kernel=True, gateway=gateway)
             with self.lab.network.inside(name):
                 service = self.services[name] = Service(config)
-                self.gap.watch(service)
+                if self.daemons:
+                    self.gap.watch(service)
                 ready = asyncio.Event()
                 task = asyncio.create_task(service.run(ready.set))
                 self._tasks.append(task)
@@ -104,20 +117,20 @@ class Nodes:
         while sum(r.state is SessionState.OWNED and len(r.contexts) == 2 for r in records()) < count:
             await asyncio.sleep(0.2)
 
-    async def move(self, source: str, target: str, numbers: list[int], at_once: int) -> float:
+    async def move(self, source: str, target: str, addresses: Iterable[str], at_once: int) -> float:
         """Seconds that all of them took."""
-        waiting, began = list(numbers), time.perf_counter()
+        waiting, began = list(addresses), time.perf_counter()
 
         async def work() -> None:
             async with ControlClient(self._state(source) / "control.sock") as client:
                 while waiting:
-                    await client.ask("move", mn_address=address(waiting.pop()), to=target)
+                    await client.ask("move", mn_address=waiting.pop(), to=target)
 
         await asyncio.gather(*(work() for _ in range(at_once)))
         return time.perf_counter() - began
 
     def _state(self, name: str) -> Path:
-        return self.lab.directory / f"state-{name}"
+        return self.directory / f"state-{name}"
 
 
 def ours(lab: Lab) -> dict[str, Any]:
@@ -136,7 +149,7 @@ async def _ours(lab: Lab) -> dict[str, Any]:
     learned = time.perf_counter() - established
     before, inexact = lab.child_sas("a"), Inexact()
     logging.getLogger("cxtp.strongswan_sink").addHandler(inexact)
-    seconds = await nodes.move("a", "b", everyone, AT_ONCE)
+    seconds = await nodes.move("a", "b", map(address, everyone), AT_ONCE)
     lab.give_address("b", "a")
     found = {
         "at_once": AT_ONCE,
@@ -148,8 +161,27 @@ async def _ours(lab: Lab) -> dict[str, Any]:
         "child_sas": len(before & lab.child_sas("b")),
     }
     nodes.gap.seconds.clear()
-    await nodes.move("b", "a", everyone[:ALONE], 1)
+    await nodes.move("b", "a", map(address, everyone[:ALONE]), 1)
     await nodes.stop()
     lab.end("client", "a", "b")
     lab.give_address("a", "b")
     return {**found, "gaps": nodes.gap.seconds}
+
+
+def contexts_alone(lab: Lab) -> dict[str, Any]:
+    """What moving costs without daemon and kernel: as many recorded sessions from one store to the other."""
+    with tempfile.TemporaryDirectory() as state:
+        return asyncio.run(_contexts_alone(lab, Path(state)))
+
+
+async def _contexts_alone(lab: Lab, state: Path) -> dict[str, Any]:
+    nodes, addresses = Nodes(lab, daemons=False, state=state), []
+    await nodes.start()
+    for session in clones(lab.count):
+        await nodes.services["a"].node.sessions.load(session.mn_address, session.contexts)
+        addresses.append(str(session.mn_address))
+    seconds = await nodes.move("a", "b", addresses, AT_ONCE)
+    had = nodes.services["b"].node.sessions.store.records
+    owned = sum(record.state is SessionState.OWNED for record in had())
+    await nodes.stop()
+    return {"seconds": seconds, "owned": owned}

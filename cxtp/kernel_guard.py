@@ -16,7 +16,6 @@ from contexts.ipsec import IpsecSaContext
 
 from .adapters.xfrm import requests
 from .adapters.xfrm.client import XfrmClient
-from .adapters.xfrm.netlink import XfrmError
 from .adapters.xfrm.values import Direction, PolicyAction, SecurityPolicy, Selector
 from .kernel_contexts import selectors_of
 
@@ -66,14 +65,5 @@ def unblock(client: XfrmClient, contexts: Iterable[IpsecSaContext]) -> None:
 
 def is_blocked(client: XfrmClient, contexts: Iterable[IpsecSaContext]) -> bool:
     """Whether any guard is there: a program died while it moved the session."""
-    for policy in guard_policies(contexts):
-        if policy.direction is not Direction.OUT:
-            continue
-        try:
-            client.policy(policy.identifier)
-        except XfrmError as error:
-            if error.number != errno.ENOENT:
-                raise
-        else:
-            return True
-    return False
+    guards = [policy.identifier for policy in guard_policies(contexts) if policy.direction is Direction.OUT]
+    return any(policy is not None for policy in client.policies_of(guards))

@@ -22,9 +22,11 @@ from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 
 from .adapters.strongswan_ha import messages_of
+from .adapters.xfrm import requests
 from .adapters.xfrm.events import SecurityAssociationDeleted
 from .adapters.xfrm.netlink import Namespace, XfrmError
 from .adapters.xfrm.replay import numbers_of
+from .adapters.xfrm.requests import Request
 from .adapters.xfrm.values import AsyncEvent, SecurityAssociation, SecurityAssociationId
 from .config import ContextTypes
 from .errors import CxtpError, LocalError
@@ -108,11 +110,11 @@ class StrongswanSink(XfrmSink):
         With the same keys it is this one's, left behind by a daemon that is gone; what is on record lies above all
         that it can have sent.
         """
-        for pair in pairs:
-            for wanted in (pair.inbound, pair.outbound):
-                there = self._present([wanted.identifier]).get(wanted.identifier)
-                if there is not None and keys_of(there) != keys_of(wanted):
-                    raise XfrmError(f"adding {wanted.identifier}", errno.EEXIST)
+        wanted = [sa for pair in pairs for sa in (pair.inbound, pair.outbound)]
+        there = self._present([sa.identifier for sa in wanted])
+        for sa in wanted:
+            if sa.identifier in there and keys_of(there[sa.identifier]) != keys_of(sa):
+                raise XfrmError(f"adding {sa.identifier}", errno.EEXIST)
 
     async def _is_there(self, pairs: Sequence[Pair]) -> bool:
         if self.daemon.in_kernel:
@@ -133,34 +135,28 @@ class StrongswanSink(XfrmSink):
 
     def _set(self, pairs: Sequence[Pair]) -> None:
         """Numbers, windows, usage and limits of what the daemon made."""
-        for pair in pairs:
-            for wanted, window in ((pair.inbound, pair.context.window.size), (self._reporting(pair.outbound), 0)):
-                self._set_one(wanted, window)
-                there = self.client.security_association(wanted.identifier)
-                if numbers_of(there) != never_lower(wanted, there, window):
-                    raise LocalError(f"the kernel has not taken the sequence numbers of {wanted.identifier}")
+        halves = [
+            half
+            for pair in pairs
+            for half in ((pair.inbound, pair.context.window.size), (self._reporting(pair.outbound), 0))
+        ]
+        there = self._made(halves)
+        self._do_all([
+            request for wanted, window in halves for request in _changes(wanted, there[wanted.identifier], window)
+        ])
+        there = self._made(halves)
+        for wanted, window in halves:
+            if numbers_of(there[wanted.identifier]) != never_lower(wanted, there[wanted.identifier], window):
+                raise LocalError(f"the kernel has not taken the sequence numbers of {wanted.identifier}")
 
-    def _set_one(self, wanted: SecurityAssociation, known_window: int) -> None:
-        there = self.client.security_association(wanted.identifier)
-        numbers = never_lower(wanted, there, known_window)
-        made = replace(
-            there,
-            replay=numbers.to_replay_state(),
-            usage=wanted.usage,
-            lifetime=wanted.lifetime,
-            other=wanted.other,
-            order=(),
-        )
-        if keys_of(there) == keys_of(wanted):
-            self.client.set_async_event(
-                AsyncEvent(wanted.identifier, there.source, replay=made.replay, usage=wanted.usage)
-            )
-            self.client.update(made)
-            return
-        # Keys that the daemon could not derive: its own are those of a random nonce, under which nothing was sent.
-        suite = {"aead": wanted.aead, "encryption": wanted.encryption, "authentication": wanted.authentication}
-        self.client.delete(wanted.identifier)
-        self.client.add(replace(made, **suite))  # type: ignore[arg-type]
+    def _made(self, halves: Iterable[tuple[SecurityAssociation, int]]) -> Kernel:
+        """As the kernel has them.  Raises XfrmError where one is not there."""
+        wanted = [sa.identifier for sa, _ in halves]
+        there = self._present(wanted)
+        for identifier in wanted:
+            if identifier not in there:
+                raise XfrmError(f"asking for {identifier}", errno.ESRCH)
+        return there
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 
@@ -303,6 +299,26 @@ class StrongswanSink(XfrmSink):
         # Outbound first: nothing is sent once nothing is taken any more.
         outbound, inbound = zip(*map(identifiers, children), strict=True) if children else ((), ())
         self._delete_all([*outbound, *inbound])
+
+
+def _changes(wanted: SecurityAssociation, there: SecurityAssociation, known_window: int) -> list[Request]:
+    """What makes the daemon's SA the session's."""
+    made = replace(
+        there,
+        replay=never_lower(wanted, there, known_window).to_replay_state(),
+        usage=wanted.usage,
+        lifetime=wanted.lifetime,
+        other=wanted.other,
+        order=(),
+    )
+    if keys_of(there) == keys_of(wanted):
+        event = AsyncEvent(wanted.identifier, there.source, replay=made.replay, usage=wanted.usage)
+        return [requests.set_async_event(event), requests.update_security_association(made)]
+    # Keys that the daemon could not derive: its own are those of a random nonce, under which nothing was sent.
+    made = replace(made, aead=wanted.aead, encryption=wanted.encryption, authentication=wanted.authentication)
+    return [
+        requests.delete_security_association(wanted.identifier), requests.add_security_association(made)
+    ]
 
 
 def _key(context: Context) -> object:

@@ -22,7 +22,7 @@ from cxtp.errors import LocalError, StaleGeneration, StoreError
 from cxtp.messages import EncodedContext
 from cxtp.store.records import SessionRecord, SessionState
 from cxtp.store.sealing import StoreKey
-from cxtp.store.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore
+from cxtp.store.sqlite import APPLICATION_ID, RECENT, SCHEMA_VERSION, SqliteStore
 
 KEY = StoreKey(bytes(range(32)))
 ADDRESSES = [ip_address(text) for text in ("192.0.2.1", "192.0.2.2", "2001:db8::1", "::ffff:192.0.2.1", "::")]
@@ -397,3 +397,26 @@ def test_a_row_of_another_store_is_noticed(tmp_path: Path) -> None:
     )
     with SqliteStore.open(tmp_path / "a", KEY) as store, pytest.raises(StoreError, match="changed outside"):
         store.get(make().mn_address)
+
+
+@pytest.mark.parametrize("column", ["state = 'owned'", "generation = x'0000000000000009'", "peer = 'gw-z'"])
+def test_what_was_opened_before_is_believed_only_while_its_row_is_the_same(store: SqliteStore, column: str) -> None:
+    store.put(make(state=SessionState.FROZEN, peer="gw-b"))
+    address = make().mn_address
+    assert store.get(address) == store.get(address) == make(state=SessionState.FROZEN, peer="gw-b")
+    connection = store._connection
+    assert connection is not None
+    connection.execute(f"UPDATE sessions SET {column}")
+    with pytest.raises(StoreError, match="damaged or was changed"):
+        store.get(address)
+    store.delete_many([address])
+    assert store.get(address) is None
+
+
+def test_few_records_stay_opened(store: SqliteStore) -> None:
+    records = [make(number) for number in range(RECENT + 10)]
+    store.put_many(records)
+    assert len(store._recent) == RECENT
+    assert all(store.get(record.mn_address) == record for record in records)
+    store.delete_many(record.mn_address for record in records)
+    assert not store._recent

@@ -56,6 +56,9 @@ _JOURNAL_LIMIT = 64 * 1024 * 1024
 _PAGE = 256
 """Records that a walk over the store reads at a time."""
 
+RECENT = 256
+"""Records that stay opened beside their rows: as many as may be on the move at a time."""
+
 _COLUMNS = "mn_address, state, generation, peer, transfer_id, updated, refused_generation, standby, sealed"
 _SELECT = f"SELECT {_COLUMNS} FROM sessions WHERE mn_address = ?"
 _UPSERT = f"""
@@ -83,6 +86,7 @@ class SqliteStore:
         self._lock_file = lock_file
         self._mutex = threading.RLock()
         self._store_id = b""
+        self._recent: dict[bytes, tuple[tuple[Any, ...], SessionRecord]] = {}
 
     @classmethod
     def open(cls, path: PathLike, key: StoreKey) -> SqliteStore:
@@ -147,7 +151,7 @@ class SqliteStore:
         """The record of this address, or None; StoreError if it was damaged or changed."""
         with self._guarded("read") as connection:
             row = connection.execute(_SELECT, (mn_address.packed,)).fetchone()
-            return None if row is None else self._record(row)
+            return None if row is None else self._recent_record(row)
 
     def header(self, mn_address: IPAddress) -> SessionRecord | None:
         """As :meth:`get`, less the contexts and without looking whether anybody changed it: cheap, for what decides
@@ -174,6 +178,8 @@ class SqliteStore:
                     found = connection.execute("SELECT generation FROM sessions WHERE mn_address = ?", (row[0],))
                     stored = int.from_bytes(bytes(found.fetchone()[0]), "big")
                     raise StaleGeneration(record.mn_address, stored, record.generation)
+        for record, row in zip(records, rows, strict=True):
+            self._keep(tuple(item.encode() if isinstance(item, str) else item for item in row), record)
 
     def delete_many(self, mn_addresses: Iterable[IPAddress]) -> int:
         """Forget these sessions, in one transaction, durable on return; gives how many there were.
@@ -182,6 +188,8 @@ class SqliteStore:
         """
         keys = [(mn_address.packed,) for mn_address in mn_addresses]
         with self._guarded("delete") as connection, _transaction(connection):
+            for key in keys:
+                self._recent.pop(*key, None)
             return sum(connection.execute("DELETE FROM sessions WHERE mn_address = ?", key).rowcount for key in keys)
 
     def records(
@@ -255,6 +263,22 @@ class SqliteStore:
     def _record(self, row: Sequence[Any]) -> SessionRecord:
         header, sealed = self._header(row)
         return self._key.unseal(self._store_id, header, sealed)
+
+    def _recent_record(self, row: tuple[Any, ...]) -> SessionRecord:
+        """The same.  A move asks for its record several times: one whose row is what it was has been opened before."""
+        known = self._recent.get(row[0])
+        if known is not None and known[0] == row:
+            return known[1]
+        record = self._record(row)
+        self._keep(row, record)
+        return record
+
+    def _keep(self, row: tuple[Any, ...], record: SessionRecord) -> None:
+        with self._mutex:
+            self._recent.pop(row[0], None)
+            self._recent[row[0]] = row, record
+            if len(self._recent) > RECENT:
+                del self._recent[next(iter(self._recent))]
 
     def _header(self, row: Sequence[Any]) -> tuple[SessionRecord, bytes]:
         """All but the contexts, not authenticated; and those, sealed.

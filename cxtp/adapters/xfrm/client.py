@@ -138,20 +138,24 @@ class XfrmClient:
         return results
 
     def _execute(self, batch: Sequence[Request]) -> list[XfrmError | None]:
+        """The kernel does one after another, tells of each that failed, and of the last one in any case."""
         first = self._sequence + 1
-        octets = b"".join(self._message(request, HeaderFlag.ACKNOWLEDGE) for request in batch)
+        last = len(batch) - 1
+        octets = b"".join(
+            self._message(request, HeaderFlag.ACKNOWLEDGE if at == last else 0) for at, request in enumerate(batch)
+        )
         told: dict[int, XfrmError | None] = {}
         try:
             self._socket.send(octets)
-            while len(told) < len(batch):
+            while last not in told:
                 for header, body in messages(receive(self._socket)):
                     index = header.sequence - first
-                    if header.type == MessageType.ERROR and 0 <= index < len(batch):
+                    if header.type == MessageType.ERROR and 0 <= index <= last:
                         number, detail = error_of(header.flags, body)
                         told[index] = XfrmError(batch[index].what, number, detail) if number else None
         except OSError as error:
             raise XfrmError(batch[0].what, error.errno or errno.ETIMEDOUT) from error
-        return [told[index] for index in range(len(batch))]
+        return [told.get(index) for index in range(len(batch))]
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
