@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from contexts.base import encode
 from cxtp.config import ProtocolConfig, Timers
 from cxtp.control import ControlClient
 from cxtp.gateway import GatewayConfig, StrongswanConfig
@@ -178,7 +179,7 @@ async def _contexts_alone(lab: Lab, state: Path) -> dict[str, Any]:
     nodes, addresses = Nodes(lab, daemons=False, state=state), []
     await nodes.start()
     for session in clones(lab.count):
-        await nodes.services["a"].node.sessions.load(session.mn_address, session.contexts)
+        await nodes.services["a"].node.sessions.load(session.mn_address, map(encode, session.contexts))
         addresses.append(str(session.mn_address))
     seconds = await nodes.move("a", "b", addresses, AT_ONCE)
     had = nodes.services["b"].node.sessions.store.records
