@@ -19,7 +19,7 @@ from . import admission
 from .config import ProtocolConfig
 from .constants import StatusCode
 from .doubts import Doubts
-from .errors import ConfigurationError, CxtpError, LocalError, MalformedContext, StoreError
+from .errors import CxtpError, LocalError, MalformedContext, StoreError
 from .messages import ContextStatus, IPAddress
 from .moves import MoveOvertaken, MoveRefused, MoveReport, MoveUnconfirmed, gone, may_leave
 from .replica import find_replica
@@ -48,7 +48,7 @@ from .roles.router import of_all
 from .sessions import SEQUENCE_RESERVE, Sessions, Sink
 from .store.records import SessionRecord, SessionState
 from .store.sqlite import SqliteStore
-from .transports.endpoint import Endpoint, Receiver, Router
+from .transports.endpoint import Endpoint, Receiver, Router, peers_of
 
 log = logging.getLogger(__name__)
 
@@ -110,14 +110,7 @@ class Node:
             config.protocol.limits,
             message_octets=min(config.protocol.limits.message_octets, self.endpoint.maximum_message),
         )
-        if not len({r.name for r in config.routers}) == len({r.address for r in config.routers}) == len(config.routers):
-            raise ConfigurationError("each router needs a name and an address of its own: CXTP knows it by both")
-        self._peers = {
-            router.name: Peer(
-                router.address, router.port, name=router.name, reliable=self.endpoint.reliable, is_router=True
-            )
-            for router in config.routers
-        }
+        self._peers = peers_of(config.routers, reliable=self.endpoint.reliable)
         self._names = {peer.address: name for name, peer in self._peers.items()}
         self.router = AccessRouter(
             {peer.address: peer for peer in self._peers.values()},

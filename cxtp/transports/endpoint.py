@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol, Union
@@ -74,6 +74,16 @@ class Router:
             raise ConfigurationError(f"peer {text!r}: write NAME=ADDRESS or NAME=ADDRESS:PORT")
         address, port = parse_socket_address(rest)
         return cls(name, address, port)
+
+
+def peers_of(routers: Sequence[Router], *, reliable: bool) -> dict[str, Peer]:
+    """Those whom roles speak with, by name.  Raises ConfigurationError where two share a name or an address."""
+    if not len({router.name for router in routers}) == len({router.address for router in routers}) == len(routers):
+        raise ConfigurationError("each router needs a name and an address of its own: CXTP knows it by both")
+    return {
+        router.name: Peer(router.address, router.port, name=router.name, reliable=reliable, is_router=True)
+        for router in routers
+    }
 
 
 def parse_socket_address(text: str, default_port: int = PORT) -> tuple[IPAddress, int]:
