@@ -96,6 +96,30 @@ def test_data_is_repeated_with_doubled_waits_until_the_deadline() -> None:
     assert role.to_send(T + 0.2) == []
 
 
+def test_the_first_wait_follows_how_late_a_router_answers() -> None:
+    """RFC 6298, 2.2 and 2.3: SRTT + 4 * RTTVAR; Karn's algorithm: no sample of what was repeated."""
+    role = idle(*[TRANSFER_ID] * 7, config=ProtocolConfig(timers=Timers(max_transfer_time=10.0)))
+
+    def transfer(start: float, answered_after: float, to: Peer = NEW) -> float:
+        role.transfer(MN, to, CONTEXTS, 7, start)
+        due = role.deadline()
+        assert due is not None
+        while (again := role.deadline()) is not None and again <= start + answered_after:
+            role.handle_timer(again)
+        role.receive(ctdr(True), to, start + answered_after)
+        assert isinstance(take_events(role)[-1], TransferConfirmed)
+        role.to_send(start)
+        return due - start
+
+    assert transfer(100, 0.03) == pytest.approx(0.04)  # SRTT 0.03, RTTVAR 0.015
+    assert transfer(200, 0.03) == pytest.approx(0.09)  # RTTVAR 0.01125
+    assert transfer(300, 1.0) == pytest.approx(0.075)  # repeated at 0.075, 0.225, 0.525; the next wait is 0.6
+    assert transfer(400, 0.5) == pytest.approx(0.6)  # RTTVAR 0.1259375, SRTT 0.08875
+    assert transfer(500, 5.0) == pytest.approx(0.5925)  # repeated after 0.5925, 1.185, 2.37; the next wait is 4.74
+    assert transfer(600, 0.1) == pytest.approx(2.0)  # a fifth of the transfer's time
+    assert transfer(700, 0.1, OTHER) == pytest.approx(0.04)  # another router
+
+
 def test_a_late_call_of_the_timer_repeats_once() -> None:
     role = idle(config=ProtocolConfig(timers=Timers(max_transfer_time=10.0)))
     role.transfer(MN, NEW, CONTEXTS, 7, T)

@@ -23,7 +23,7 @@ from ..messages import (
 )
 from .events import DropReason, Peer
 from .machine import advance
-from .schedule import Backoff
+from .schedule import AnswerTime, Backoff
 
 
 class State(Enum):
@@ -144,6 +144,9 @@ class OutgoingTransfer:
     deadline: float = 0.0
     expiry: float = 0.0
     backoff: Backoff | None = None
+    sendings: int = 0
+    sent: float = 0.0
+    """When the data was last sent, and how often it was."""
 
     def advance(self, trigger: Trigger) -> None:
         """Raises IllegalTransition."""
@@ -162,12 +165,16 @@ class OutgoingTransfer:
     def transfer_id(self) -> int | None:
         return None if self.data is None else self.data.transfer_id
 
-    def start_attempt(self, now: float, config: ProtocolConfig) -> None:
-        """Count the deadlines of one attempt, from ``now``."""
+    def start_attempt(self, now: float, config: ProtocolConfig, answer_time: AnswerTime) -> None:
+        """Count the deadlines of one attempt, from ``now``.
+
+        The first wait is a fifth of it at most, so that two repetitions fit.
+        """
         timers = config.timers
         self.deadline = now + timers.max_transfer_time
         self.expiry = now + timers.max_handover_time
-        self.backoff = None if self.new_router.reliable else Backoff.start(timers.data_retry, now)
+        wait = answer_time.first_wait(timers.data_retry, timers.max_transfer_time / 5)
+        self.backoff = None if self.new_router.reliable else Backoff.start(wait, now)
 
     def due(self) -> float | None:
         """When the record's timer has to fire."""

@@ -47,6 +47,7 @@ from .events import (
 from .memory import Memory, UsedKeys
 from .outgoing_transfer import Data, OutgoingTransfer, State, Trigger, judge_reply
 from .router import Router, of_all
+from .schedule import AnswerTime
 
 _CtReqKey = tuple[tuple[IPAddress, str], IPAddress, int]
 
@@ -74,6 +75,7 @@ class PreviousRouter(Router):
         self._requests: Memory[_CtReqKey, ContextTransferData | None] = Memory(capacity, lifetime)
         # Mobile nodes and routers with a transfer so recent that a CTDR without receipt may be its.
         self._used_keys = UsedKeys(capacity)
+        self._answer_times: dict[tuple[IPAddress, str], AnswerTime] = {}  # of routers that we know, and no others
         self._recent: Memory[tuple[IPAddress, tuple[IPAddress, str]], None] = Memory(capacity, lifetime)
         self._handlers = {
             ContextTransferActivateRequest: self._on_activate_request,
@@ -257,6 +259,7 @@ class PreviousRouter(Router):
         if verdict.trigger is None:
             return self._drop(verdict.reason, f"CTDR for {transfer.mn_address}", peer)
         transfer.advance(verdict.trigger)
+        self._time_answer(transfer, now)
         self._finish(transfer, now)
         mn_address, statuses, transfer_id = transfer.mn_address, verdict.statuses, transfer.transfer_id
         if transfer_id is None:
@@ -286,7 +289,7 @@ class PreviousRouter(Router):
             self._answer_mobile_node(transfer, of_all(StatusCode.CANCELLED), now)
         elif before is not State.CANCELLING:
             if before is State.UNCONFIRMED:
-                transfer.start_attempt(now, self.config)
+                transfer.start_attempt(now, self.config, self._answer_time(transfer))
             self._send_data(transfer, now)
             self._arm(transfer)
 
@@ -351,11 +354,22 @@ class PreviousRouter(Router):
 
     def _attempt(self, transfer: OutgoingTransfer, now: float) -> None:
         transfer.advance(Trigger.SEND)
-        transfer.start_attempt(now, self.config)
+        transfer.start_attempt(now, self.config, self._answer_time(transfer))
         self._send_data(transfer, now)
         self._arm(transfer)
 
+    def _answer_time(self, transfer: OutgoingTransfer) -> AnswerTime:
+        return self._answer_times.setdefault(transfer.new_router.identity, AnswerTime())
+
+    def _time_answer(self, transfer: OutgoingTransfer, now: float) -> None:
+        if transfer.sendings == 1:
+            self._answer_time(transfer).measured(now - transfer.sent)
+        elif transfer.backoff is not None:
+            self._answer_time(transfer).unclear(transfer.backoff.wait)
+
     def _send_data(self, transfer: OutgoingTransfer, now: float) -> None:
+        transfer.sendings += 1
+        transfer.sent = now
         for message in transfer.messages(now):
             self._send(message, transfer.new_router)
 

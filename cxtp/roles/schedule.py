@@ -71,3 +71,33 @@ class Backoff:
         """A repetition was sent: double the wait for the next."""
         self.wait *= 2
         self.at = now + self.wait
+
+
+class AnswerTime:
+    """How long one router takes to answer: what a first wait is made of, as TCP's retransmission timer (RFC 6298, 2).
+
+    A router with much to do answers late; to repeat all that it has not come to yet would give it more to do.
+    """
+
+    def __init__(self) -> None:
+        self._smoothed = 0.0
+        self._variation = 0.0
+        self._backed_off = 0.0
+
+    def measured(self, seconds: float) -> None:
+        """From the only time that something was sent to its answer."""
+        if not self._smoothed:
+            self._smoothed, self._variation = seconds, seconds / 2
+        else:
+            self._variation += (abs(self._smoothed - seconds) - self._variation) / 4
+            self._smoothed += (seconds - self._smoothed) / 8
+        self._backed_off = 0.0
+
+    def unclear(self, wait: float) -> None:
+        """An answer came after a repetition, to which of the messages nobody can tell (Karn's algorithm): the wait that
+        it came to stays until there is a clear one."""
+        self._backed_off = max(self._backed_off, wait)
+
+    def first_wait(self, shortest: float, longest: float) -> float:
+        """Seconds until a first repetition."""
+        return min(max(shortest, self._smoothed + 4 * self._variation, self._backed_off), max(shortest, longest))
