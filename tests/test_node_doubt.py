@@ -87,7 +87,8 @@ def test_it_came_back_before_its_departure_was_confirmed(tmp_path: Path) -> None
             # b asks nobody: it has the session, and its operator sends it back.
             target = await nodes.start("b")
             await target.move(MN, "a")
-            with pytest.raises((LocalError, MoveUnconfirmed)):
+            # b may also have answered a repetition: with what it knew once it had begun to send it back.
+            with pytest.raises((LocalError, MoveUnconfirmed, MoveOvertaken)):
                 await moving
             assert nodes.states() == {"a": OWNED, "b": RELEASED}
 
