@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import loopback
 import pytest
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
@@ -20,7 +21,7 @@ def cxtp(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_cluster_as_the_readme_shows_it(tmp_path: Path) -> None:
     pki = tmp_path / "pki"
-    subnet = f"127.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
+    subnet = loopback.subnet()
     addresses = {"alpha": f"{subnet}.2", "beta": f"{subnet}.3"}
     assert cxtp("pki", "init", pki).returncode == 0
     for name, address in addresses.items():

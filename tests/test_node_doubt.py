@@ -56,7 +56,7 @@ def test_the_new_router_had_it_and_passed_it_on(tmp_path: Path, caplog: pytest.L
             await nodes.start("b")
             await nodes.nodes["b"].move(MN, "c")
             source = await nodes.start("a")
-            await until(lambda: source.counters["TransferRefused"] == 1)
+            await until(lambda: source.counters["TransferRefused"] >= 1)
             await until(lambda: "later owner" in caplog.text)
             assert nodes.states() == {"a": FROZEN, "b": RELEASED, "c": OWNED}
             with pytest.raises(MoveOvertaken, match="later owner"):
