@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cxtp.control import CommandFailed
+from kernel.answers import Answers
 from kernel.gateways import HOLD, IN, OUT, RATE, SHARED, Gateways, Kind, gateways, numbers_on_the_wire, run_ip
 from kernel.network import Network
 
@@ -66,14 +65,6 @@ async def settled(made: Gateways, owner: str) -> None:
     await made.until(lambda: made.has_address(owner) and not made.has_address(other))
 
 
-def told(text: str) -> tuple[dict[str, Any], list[int]]:
-    """What the sender said, and the numbers of what did not come back."""
-    said = json.loads(text)
-    answered = set(said["back"])
-    assert len(answered) == len(said["back"])
-    return said, [number for number in range(len(said["sent"])) if number not in answered]
-
-
 def dropped_by_the_processor() -> int:
     """Packets for which its receive queue had no room."""
     return sum(int(line.split()[1], 16) for line in Path("/proc/net/softnet_stat").read_text().splitlines())
@@ -98,16 +89,16 @@ def test_no_packet_is_lost(network: Network, tmp_path: Path, name: str) -> None:
                     await settled(made, target)
                     await asyncio.sleep(0.2)
                 text, _ = await asyncio.to_thread(sender.communicate)
-            said, lost = told(text)
-            duration = said["sent"][-1] - said["sent"][0]
-            assert len(said["sent"]) / duration > 0.9 * RATE
+            told = Answers.read(text)
+            assert len(told.sent) / told.duration > 0.9 * RATE
             errors = {key: n - before.get(key, 0) for key, n in made.errors().items() if n != before.get(key, 0)}
-            assert (len(lost), said["refused"], errors) == (0, 0, {}), (lost, dropped, dropped_by_the_processor())
+            lost = told.lost
+            assert (len(lost), told.refused, errors) == (0, 0, {}), (lost, dropped, dropped_by_the_processor())
             wire = numbers_on_the_wire(capture)
             for spi in (IN, OUT):
-                assert len(wire[spi]) >= len(said["sent"])
+                assert len(wire[spi]) >= len(told.sent)
                 assert all(one < other for one, other in itertools.pairwise(wire[spi]))
-            print(f"{name}: {len(said['sent'])} sent, none lost in {len(made.moved)} moves, {duration:.1f} s")
+            print(f"{name}: {len(told.sent)} sent, none lost in {len(made.moved)} moves, {told.duration:.1f} s")
 
     asyncio.run(main())
 
@@ -129,8 +120,8 @@ def test_what_was_held_comes_in_here_where_the_session_stays(network: Network, t
             await made.until(lambda: "hold" not in network.run("a", "ip", "-br", "link"))
             await asyncio.sleep(0.2)
             text, _ = await asyncio.to_thread(sender.communicate)
-            said, lost = told(text)
-            assert len(said["sent"]) > 300
-            assert not lost
+            told = Answers.read(text)
+            assert len(told.sent) > 300
+            assert not told.lost
 
     asyncio.run(main())
