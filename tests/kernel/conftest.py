@@ -23,7 +23,7 @@ INSIDE = os.environ.get("CXTP_KERNEL") == "1"
 REPORTS = "CXTP_KERNEL_REPORTS"
 HERE = Path(__file__).parent
 
-MODULE_TIMEOUT = 420 if os.environ.get("CXTP_SOAK") != "1" else 1500
+MODULE_TIMEOUT = 700 if os.environ.get("CXTP_SOAK") != "1" else 1500
 """Seconds for all items of a module."""
 
 WAIT = 1800

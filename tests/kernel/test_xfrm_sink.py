@@ -49,6 +49,8 @@ from cxtp.transports.udp import UdpEndpoint
 from kernel.network import Network
 
 SHARED = {4: ip_address("10.9.0.100"), 6: ip_address("fd00:9::100")}
+PATIENCE = 20
+"""Seconds that a datagram may take: long, since it only ends a test that fails."""
 IN_KEY, OUT_KEY = bytes(range(64)), bytes(range(100, 164))
 
 # IANA numbers of cipher and integrity, key lengths in octets (salt included), and iproute2's words.
@@ -213,7 +215,7 @@ class Echo:
         with made.network.inside("peer"):
             self.peer = socket.socket(family, socket.SOCK_DGRAM)
         self.peer.bind((str(made.peer), 0))
-        self.peer.settimeout(3)
+        self.peer.settimeout(PATIENCE)
         self.answers = 0
 
     def ask(self, name: str, count: int) -> None:
@@ -221,7 +223,7 @@ class Echo:
         with self.made.network.inside(name):
             gateway = socket.socket(family, socket.SOCK_DGRAM)
         gateway.bind((str(self.made.shared), 7777))
-        gateway.settimeout(3)
+        gateway.settimeout(PATIENCE)
         with gateway:
             for number in range(count):
                 self.peer.sendto(struct.pack("!I", number), (str(self.made.shared), 7777))
