@@ -200,7 +200,7 @@ class Gateways:
         end = time.monotonic() + seconds
         while not holds():  # type: ignore[operator]
             assert time.monotonic() < end, "it did not come to be"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
 
     def process(self, name: str, *arguments: str) -> subprocess.Popen[str]:
         made = self.network.start(

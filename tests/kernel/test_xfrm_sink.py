@@ -46,6 +46,7 @@ from cxtp.store.sealing import StoreKey
 from cxtp.store.sqlite import SqliteStore
 from cxtp.transports.endpoint import Router
 from cxtp.transports.udp import UdpEndpoint
+from kernel.gateways import numbers_on_the_wire
 from kernel.network import Network
 
 SHARED = {4: ip_address("10.9.0.100"), 6: ip_address("fd00:9::100")}
@@ -236,13 +237,6 @@ class Echo:
         self.peer.close()
 
 
-def numbers_on_the_wire(capture: Path, spi: int) -> list[int]:
-    """The ESP sequence numbers of an SA in the order of the capture."""
-    command = ["tshark", "-r", str(capture), "-Y", f"esp.spi == {spi:#x}", "-T", "fields", "-e", "esp.sequence"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [int(line) for line in done.stdout.split()]
-
-
 OPTIONS = [
     (4, "gcm", {}),
     (6, "gcm", {}),
@@ -270,8 +264,9 @@ def test_a_session_moves_there_and_back(
                 echo.close()
             assert echo.answers == 100
             assert made.errors() == before  # no replay, no failed check, no packet without its SA
+            wire = numbers_on_the_wire(capture)
             for spi in (0x1001, 0x2002):
-                numbers = numbers_on_the_wire(capture, spi)
+                numbers = wire[spi]
                 # Each once, in order, no gap: exact.  IPv6's neighbour discovery goes through the tunnel too.
                 assert numbers == list(range(1, len(numbers) + 1)), numbers
                 assert len(numbers) >= 100
@@ -327,7 +322,7 @@ def test_the_kernel_sends_no_further_than_the_ceiling(network: Network, tmp_path
                         sock.sendto(b"x", (str(made.peer), 9))
                     except OSError:
                         break
-            assert numbers_on_the_wire(capture, 0x2002) == [1, 2, 3]
+            assert numbers_on_the_wire(capture)[0x2002] == [1, 2, 3]
 
     asyncio.run(main())
 
@@ -378,7 +373,7 @@ def test_a_restarted_node_leaves_the_kernel_alone_and_a_restarted_machine_jumps(
                 before = made.errors()
                 with network.capture("peer", tmp_path / f"{power}.pcap") as capture:
                     echo.ask("a", 5)
-                numbers = numbers_on_the_wire(capture, 0x2002)
+                numbers = numbers_on_the_wire(capture)[0x2002]
                 assert numbers[0] == (65_537 if power else 6)  # above the ceiling, or just on
                 assert made.errors() == before
             echo.close()
