@@ -51,3 +51,14 @@ class Answers:
             answers = bisect_left(self.came, begin)
             spans.append((highest[answers - 1] if answers else -1, end + PASSING_ON))
         return [n for n in self.lost if not any(n > done and self.sent[n] < end for done, end in spans)]
+
+    def story(self, moved: Iterable[tuple[float, float]]) -> str:
+        """What was lost and when, beside the moves and the last of what was sent and came: for a test that fails."""
+        start, lost, missing = self.sent[0], self.lost, set(self.lost)
+        firsts = [n for n in lost if n - 1 not in missing]
+        lasts = [n for n in lost if n + 1 not in missing]
+        runs = [f"{one}-{other} at {self.sent[one] - start:.2f} s" for one, other in zip(firsts, lasts, strict=True)]
+        moves = [f"{begin - start:.2f}-{end - start:.2f} s" for begin, end in moved]
+        last = f"{self.came[-1] - start:.2f} s" if self.came else "never"
+        sent = f"{len(self.sent)} sent until {self.duration:.2f} s, the last answer {last}"
+        return f"lost {', '.join(runs[:20])}; moves {', '.join(moves)}; {sent}"

@@ -73,7 +73,7 @@ def test_moves_under_load(network: Network, tmp_path: Path, name: str) -> None:
                     await asyncio.sleep(0.2)
                 text, _ = await asyncio.to_thread(sender.communicate)
             told = Answers.read(text)
-            assert not told.strays(made.moved), (len(told.lost), len(told.sent))
+            assert not told.strays(made.moved), told.story(made.moved)
             assert len(told.back) > RATE * 0.1 * len(made.moved)  # between the moves, too
             assert len(told.sent) / told.duration > 0.9 * RATE
             errors = {key: n - before.get(key, 0) for key, n in made.errors().items() if n != before.get(key, 0)}

@@ -115,7 +115,7 @@ def test_a_session_goes_from_gateway_to_gateway(made: Bed, tmp_path: Path, name:
                     for child in range(kind.children):
                         made.echo(kind, target, count=3, child=child)
             (begin, end), *_ = hosts.moved
-            assert not told.strays([(begin, end)])
+            assert not told.strays([(begin, end)]), told.story(hosts.moved)
             assert len(told.back) > RATE * 0.3
             assert hosts.replayed() == before
             for numbers in numbers_on_the_wire(capture).values():
