@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .constants import PORT
 from .control import CommandFailed, ControlClient
 from .errors import ConfigurationError, TransportError
 from .pki import create_authority, create_node_certificate
@@ -160,8 +162,21 @@ async def _prove(trace: Path, node: ControlClient, mn_address: str, moved: dict[
 
 def _loopback_pair() -> tuple[str, str]:
     """Two addresses of 127/8, so that both nodes have CXTP's own port and demos can run beside each other."""
-    subnet = f"127.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
-    return f"{subnet}.2", f"{subnet}.3"
+    while True:
+        subnet = f"127.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
+        if _is_free(f"{subnet}.2") and _is_free(f"{subnet}.3"):
+            return f"{subnet}.2", f"{subnet}.3"
+
+
+def _is_free(address: str) -> bool:
+    """Whether nobody has CXTP's port there."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind((address, PORT))
+            except OSError:
+                return False
+    return True
 
 
 @contextlib.asynccontextmanager

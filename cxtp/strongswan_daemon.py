@@ -58,6 +58,9 @@ CONNECTIONS_KEPT = 1.0
 """Seconds that the daemon's list of connections is good for many sessions that come at once."""
 
 ATTEMPTS = 3
+ONCE_MORE = 0.1
+"""Seconds after which an IKE_SA that was not listed is asked for again."""
+
 QUIET_TIMEOUT = 12.0
 """Seconds that a session's exchanges may take before it leaves: the plugin deletes what was rekeyed after five."""
 
@@ -170,8 +173,21 @@ class StrongswanDaemon:
             self._learn(sa)
         return {sa.spis: sa for sa in found}
 
-    async def find(self, spis: Iterable[IkeSpis]) -> dict[IkeSpis, IkeSa]:
-        """Those of these IKE_SAs that it has: one by one, where their IDs are known, which no other ever gets."""
+    async def find(self, spis: Iterable[IkeSpis], *, surely: bool = False) -> dict[IkeSpis, IkeSa]:
+        """Those of these IKE_SAs that it has: one by one, where their IDs are known, which no other ever gets.
+
+        ``surely``: what it did not list is asked for once more, a moment later.  strongSwan 5.9.8 was seen to leave
+        an IKE_SA out that was busy with the end of a CHILD_SA.
+        """
+        wanted = tuple(spis)
+        found = await self._find(wanted)
+        if surely and len(found) < len(wanted):
+            self.counters["not_listed"] += 1
+            await asyncio.sleep(ONCE_MORE)
+            found |= await self._find(one for one in wanted if one not in found)
+        return found
+
+    async def _find(self, spis: Iterable[IkeSpis]) -> dict[IkeSpis, IkeSa]:
         found = {}
         for one in spis:
             if one not in self._ids:
@@ -201,18 +217,20 @@ class StrongswanDaemon:
             await self._ask_for(unique_id)
             unknown -= self._ids.keys()
 
-    async def quiet(self, spis: Iterable[IkeSpis]) -> None:
-        """Wait until nothing is under way in these IKE_SAs: no exchange, no CHILD_SA that is being replaced."""
-        wanted, busy = tuple(spis), ""
+    async def quiet(self, spis: Iterable[IkeSpis]) -> list[IkeSa]:
+        """Wait until nothing is under way in these IKE_SAs: no exchange, no CHILD_SA that is being replaced; gives
+        them as they are then."""
+        wanted, busy, found = tuple(spis), "", list[IkeSa]()
 
         async def is_quiet() -> bool:
-            nonlocal busy
-            found = (await self.find(wanted)).values()
+            nonlocal busy, found
+            found = list((await self.find(wanted, surely=True)).values())
             busy = ", ".join(dict.fromkeys(what for sa in found for what in _under_way(sa)))
             return not busy
 
         if not await until(is_quiet, QUIET_TIMEOUT):
             raise DaemonError(f"something is under way in its IKE_SA ({busy}): try again when that has ended")
+        return found
 
     async def check(self, contexts: Sequence[Context]) -> None:
         """Whether it can look up all names that a session needs.  Raises UnknownConnection, NotExpressible."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from contexts.base import Context, encode
@@ -167,7 +167,7 @@ class StrongswanSink(XfrmSink):
         """
         before = self._as_told(record, self._kernel_of(record))
         messages_of(expressible(before), self.daemon.link.version, bytes)
-        there = await self.daemon.find(sa.spis for sa in ike_sas_of(before))
+        there = await self.daemon.find((sa.spis for sa in ike_sas_of(before)), surely=True)
         present = [sa for sa in ike_sas_of(before) if sa.spis in there]
         children = children_of(before)
         # Where this program died before it had set the numbers, the kernel's are not the session's: it stays at its
@@ -175,14 +175,18 @@ class StrongswanSink(XfrmSink):
         unfinished = is_blocked(self.client, children) or not all(
             sa.spis in there and there[sa.spis].state == ESTABLISHED for sa in ike_sas_of(before)
         )
+        told, gone = self._told_of(record), set[int]()
         if present:
-            await self.daemon.quiet(sa.spis for sa in present)
+            at_rest = await self.daemon.quiet(sa.spis for sa in present)
+            if not unfinished and len(at_rest) == len(present):
+                # Its list has the last word: one that was replaced is told of until its CHILD_DELETE has come.
+                gone = told - {child.inbound_spi for sa in at_rest for child in sa.children}
         block(self.client, children)
         try:
             self._last_of(children)
             await self._forget(record, present)
             self._delete_halves(children)  # those of a daemon that is gone itself
-            return self._exact(record, before, unfinished=unfinished)
+            return self._exact(record, before, gone, unfinished=unfinished)
         except CxtpError:
             unblock(self.client, children)
             raise
@@ -196,16 +200,26 @@ class StrongswanSink(XfrmSink):
             present = [] if now is None else [sa for sa in ike_sas_of(now.contexts) if sa.spis not in done]
             done |= {sa.spis for sa in present}
 
+    def _told_of(self, record: SessionRecord) -> set[int]:
+        """The inbound SPIs of the CHILD_SAs that the daemon has told of."""
+        told = self.daemon.link.tracker.session_of(record.mn_address)
+        return set() if told is None else {child.inbound_spi for child in children_of(told.contexts)}
+
     def _exact(
-        self, record: SessionRecord, before: Sequence[Context], *, unfinished: bool
+        self, record: SessionRecord, before: Sequence[Context], gone: Container[int], *, unfinished: bool
     ) -> tuple[EncodedContext, ...]:
-        """What the daemon and the kernel told until the end, its last Message IDs and numbers among it."""
+        """What the daemon and the kernel told until the end, its last Message IDs and numbers among it; without the
+        CHILD_SAs with the inbound SPIs ``gone``."""
         told = self.daemon.link.tracker.session_of(record.mn_address)
         last = self._last_of(children_of(before if told is None else told.contexts))
         if unfinished:
             ours = {identifier for child in children_of(self._decoded(record)) for identifier in identifiers(child)}
             last = {identifier: sa for identifier, sa in last.items() if identifier not in ours}
-        after = self._as_told(record, last, exact=True)
+        after = [
+            context
+            for context in self._as_told(record, last, exact=True)
+            if not isinstance(context, IpsecSaContext) or context.inbound_spi not in gone
+        ]
         for child in children_of(after):
             if identifiers(child)[0] not in last and self.daemon.in_kernel:
                 log.warning("the last number of %s is not known: it goes on at its ceiling", identifiers(child)[0])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import loopback
 from node_helpers import PROTOCOL, Lab, lab, recorded_contexts
+from simulation import scratch
 
 from cxtp.config import ProtocolConfig, Timers
 from cxtp.conformance.live import LiveConfig, Probe, Prober
@@ -119,7 +121,6 @@ class Wire:
 
 
 async def probe_router(
-    directory: Path,
     role: str,
     transport: str = "udp",
     probes: Sequence[Probe] | None = None,
@@ -134,45 +135,48 @@ async def probe_router(
 
     ``timers`` are the judge's; a deviation may make it less patient than the node is.  ``two_ways``: CTARs come from
     another port than the routers' messages, and the prober calls the one way ICMP and the other SCTP.
+
+    The node's store is in memory, where there is such a place: the prober is not patient, and a disk may be busy.
     """
-    async with lab(directory, transport, start=(), protocol=QUICK) as nodes:
-        own, there = _ends(nodes, transport)
-        strange = ip_address(f"{nodes.subnet}.66")
-        if wire is not None:
-            wire.router, wire.stranger = own, Peer(strange, own.port, "", is_router=True)
-            _put_between(nodes, wire)
-        node = await nodes.start("a", mobile_node_keys={MN: key}, prepare=patient)
-        if role == "previous-router":
-            await node.sessions.load(MN, contexts or recorded_contexts())
-        stranger = (strange, lambda receiver: UdpEndpoint((strange, own.port), [nodes.routers["a"]], receiver))
-
-        def mobile_way(receiver: Receiver) -> Endpoint:
-            made = UdpEndpoint((own.address, 5092), [], receiver)
+    with tempfile.TemporaryDirectory(dir=scratch()) as memory:
+        async with lab(Path(memory), transport, start=(), protocol=QUICK) as nodes:
+            own, there = _ends(nodes, transport)
+            strange = ip_address(f"{nodes.subnet}.66")
             if wire is not None:
-                wire.mobile = Peer(own.address, 5092)
-            return made
+                wire.router, wire.stranger = own, Peer(strange, own.port, "", is_router=True)
+                _put_between(nodes, wire)
+            node = await nodes.start("a", mobile_node_keys={MN: key}, prepare=patient)
+            if role == "previous-router":
+                await node.sessions.load(MN, contexts or recorded_contexts())
+            stranger = (strange, lambda receiver: UdpEndpoint((strange, own.port), [nodes.routers["a"]], receiver))
 
-        config = LiveConfig(
-            role,
-            there,
-            (own.address, own.port),
-            Transport.UDP if transport == "udp" else Transport.TCP,
-            MN,
-            key,
-            timers,
-            stranger=stranger if transport == "udp" else None,
-        )
-        if two_ways:
-            config.transport, config.mobile = Transport.SCTP, (Transport.ICMP, mobile_way)
-        prober = Prober(config, lambda receiver: nodes.endpoint("b", receiver), seed=7)
-        if two_ways:
-            prober._ways["mobile"].peer = there  # ICMP has no ports, this has
-        report = await prober.run(PROBES[role] if probes is None else probes)
-        if probes is None:
-            record = node.sessions.get(MN)
-            owned = record is not None and record.state is SessionState.OWNED
-            assert owned == (role == "previous-router")
-        return report
+            def mobile_way(receiver: Receiver) -> Endpoint:
+                made = UdpEndpoint((own.address, 5092), [], receiver)
+                if wire is not None:
+                    wire.mobile = Peer(own.address, 5092)
+                return made
+
+            config = LiveConfig(
+                role,
+                there,
+                (own.address, own.port),
+                Transport.UDP if transport == "udp" else Transport.TCP,
+                MN,
+                key,
+                timers,
+                stranger=stranger if transport == "udp" else None,
+            )
+            if two_ways:
+                config.transport, config.mobile = Transport.SCTP, (Transport.ICMP, mobile_way)
+            prober = Prober(config, lambda receiver: nodes.endpoint("b", receiver), seed=7)
+            if two_ways:
+                prober._ways["mobile"].peer = there  # ICMP has no ports, this has
+            report = await prober.run(PROBES[role] if probes is None else probes)
+            if probes is None:
+                record = node.sessions.get(MN)
+                owned = record is not None and record.state is SessionState.OWNED
+                assert owned == (role == "previous-router")
+            return report
 
 
 def _ends(nodes: Lab, transport: str) -> tuple[Peer, Peer]:
@@ -200,7 +204,8 @@ async def probe_mobile_node(
     own_timers: Timers = MOBILE_TIMERS,
 ) -> Report:
     """A mobile node of ours asks a prober, who is its new router, over UDP."""
-    previous, new, mobile = (ip_address(f"127.77.{secrets.randbelow(250) + 1}.{n}") for n in (1, 2, 3))
+    subnet = loopback.subnet()
+    previous, new, mobile = (ip_address(f"{subnet}.{n}") for n in (2, 3, 4))
     config = LiveConfig("mobile-node", Peer(mobile, 0), (new, 5091), Transport.UDP, MN, KEY, timers, patience=2.0)
     prober = Prober(config, lambda receiver: UdpEndpoint((new, 5091), [], receiver))
     wire = wire or Wire()

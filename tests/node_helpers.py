@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
@@ -12,6 +11,8 @@ from datetime import datetime, timezone
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
+
+import loopback
 
 from contexts.base import encode
 from cxtp.adapters.strongswan_ha import read_ha_capture
@@ -71,7 +72,7 @@ class Lab:
     """Names, addresses, certificates and stores of some nodes; each can be started and stopped."""
 
     def __init__(self, directory: Path, transport: str, names: Iterable[str], protocol: ProtocolConfig) -> None:
-        subnet = f"127.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
+        subnet = loopback.subnet()
         self.directory, self.transport, self.protocol = directory, transport, protocol
         self.routers = {name: Router(name, ip_address(f"{subnet}.{n}"), 5091) for n, name in enumerate(names, 2)}
         self.nodes: dict[str, Node] = {}

@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import loopback
 import pytest
 
 from cxtp.cli import COMMANDS
@@ -24,7 +25,7 @@ def cxtp(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_cluster_as_the_readme_shows_it(tmp_path: Path) -> None:
     pki = tmp_path / "pki"
-    subnet = f"127.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
+    subnet = loopback.subnet()
     addresses = {"alpha": f"{subnet}.2", "beta": f"{subnet}.3"}
     assert cxtp("pki", "init", pki).returncode == 0
     for name, address in addresses.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from deviations import DEVIATIONS, MOBILE
@@ -22,9 +21,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("rule_id", DEVIATIONS)
-def test_a_node_with_one_deviation_fails_that_rule_alone(
-    tmp_path: Path, rule_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_with_one_deviation_fails_that_rule_alone(rule_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     deviation = DEVIATIONS[rule_id]
     if deviation.place:
         monkeypatch.setattr(deviation.place, deviation.substitute)
@@ -34,7 +31,6 @@ def test_a_node_with_one_deviation_fails_that_rule_alone(
         run = probe_mobile_node([deviation.probe], wire=wire, timers=timers, own_timers=deviation.own_timers)
     else:
         run = probe_router(
-            tmp_path,
             deviation.role,
             probes=[deviation.probe],
             wire=wire,

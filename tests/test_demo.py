@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -13,9 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import loopback
 import pytest
 
 from cxtp.adapters.capture import udp_datagrams
+from cxtp.constants import PORT
+from cxtp.demo import _loopback_pair
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
 NAMES = sorted(path.parent.name for path in TRACES.glob("*/outer.pcap"))
@@ -61,6 +65,19 @@ def test_counts_are_those_that_were_found_when_it_was_recorded(trace: str) -> No
     assert sum(row["ike_seen"] for row in rows) == truth["sk_ok"]
     assert sum(row["esp_seen"] for row in rows) == truth["esp_ok"]
     assert sum(row["ah_seen"] for row in rows) == truth.get("ah_ok", 0)
+
+
+def test_demos_have_networks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, free = (loopback.subnet() for _ in range(3))
+    drawn = iter([int(octet) - 1 for subnet in (one, other, free) for octet in subnet.split(".")[1:]])
+    monkeypatch.setattr("secrets.randbelow", lambda limit: next(drawn))
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+    ):
+        stream.bind((f"{one}.2", PORT))
+        datagrams.bind((f"{other}.3", PORT))
+        assert _loopback_pair() == (f"{free}.2", f"{free}.3")
 
 
 def test_the_json_has_the_fields_that_are_promised() -> None:

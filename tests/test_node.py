@@ -306,7 +306,7 @@ def test_a_forged_token_moves_nothing(tmp_path: Path) -> None:
             mobile = MobileNodePeer(nodes)
             await mobile.endpoint.start()
             mobile.activate(b"another key", predictive=False)
-            await until(lambda: source.router.counters[DropReason.TOKEN_REFUSED] == 1)
+            await until(lambda: source.router.counters[DropReason.TOKEN_REFUSED] >= 1)
             assert nodes.states() == {"a": SessionState.OWNED}
             await mobile.endpoint.close()
 

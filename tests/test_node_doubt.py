@@ -12,13 +12,13 @@ from node_helpers import MN, PROTOCOL, Lab, lab, opaque, owned, recorded_context
 from test_node import KEY, MobileNodePeer
 
 from cxtp.errors import ConfigurationError, LocalError, StoreFull
-from cxtp.messages import ContextRequest, ContextTransferActivateRequest, EncodedContext
+from cxtp.messages import ContextRequest, ContextTransferActivateRequest, ContextTransferData, EncodedContext
 from cxtp.node import MoveOvertaken, MoveRefused, MoveUnconfirmed, Node, NodeConfig
 from cxtp.store.records import SessionRecord, SessionState
 from cxtp.store.sqlite import SqliteStore
 from cxtp.token import compute_token
-from cxtp.transports.endpoint import Endpoint, Receiver, Router
-from cxtp.wire import build
+from cxtp.transports.endpoint import Endpoint, Peer, Receiver, Router
+from cxtp.wire import build, parse
 
 OWNED, FROZEN, STANDBY, RELEASED = SessionState.OWNED, SessionState.FROZEN, SessionState.STANDBY, SessionState.RELEASED
 
@@ -56,7 +56,7 @@ def test_the_new_router_had_it_and_passed_it_on(tmp_path: Path, caplog: pytest.L
             await nodes.start("b")
             await nodes.nodes["b"].move(MN, "c")
             source = await nodes.start("a")
-            await until(lambda: source.counters["TransferRefused"] == 1)
+            await until(lambda: source.counters["TransferRefused"] >= 1)
             await until(lambda: "later owner" in caplog.text)
             assert nodes.states() == {"a": FROZEN, "b": RELEASED, "c": OWNED}
             with pytest.raises(MoveOvertaken, match="later owner"):
@@ -78,6 +78,14 @@ def test_it_came_back_before_its_departure_was_confirmed(tmp_path: Path) -> None
         async with lab(tmp_path, "udp", start=("a",)) as nodes:
             source = nodes.nodes["a"]
             await source.sessions.load(MN, recorded_contexts())
+            send = source.endpoint.send
+
+            def unheard(octets: bytes, peer: Peer) -> None:
+                """What a sends of it, and again, does not arrive: b would confirm it."""
+                if not isinstance(parse(octets), ContextTransferData):
+                    send(octets, peer)
+
+            source.endpoint.send = unheard  # type: ignore[method-assign]
             moving = asyncio.create_task(source.move(MN, "b"))
             await until(lambda: nodes.states() == {"a": FROZEN})
             frozen = source.sessions.get(MN)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tempfile
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from node_helpers import MN, arrived_whole, lab
+from simulation import scratch
 from simulation.kernel import Kernel, KernelSink, Ledger, Violation, context_of, counter_of
 from test_sessions import Kernel as RememberingKernel
 from test_sessions import sessions
@@ -199,26 +201,24 @@ class World:
 
 
 @pytest.mark.parametrize("first", range(0, 120, 20))
-def test_no_number_is_used_twice(tmp_path: Path, first: int) -> None:
+def test_no_number_is_used_twice(first: int) -> None:
     for seed in range(first, first + 20):
-        directory = tmp_path / str(seed)
-        directory.mkdir()
-        asyncio.run(World(directory, seed).run(120))
+        with tempfile.TemporaryDirectory(dir=scratch()) as directory:
+            asyncio.run(World(Path(directory), seed).run(120))
 
 
 async def _nothing(record: SessionRecord) -> None:
     """What a hurried implementer would do before a ceiling is raised."""
 
 
-def test_it_would_be_found(tmp_path: Path) -> None:
+def test_it_would_be_found() -> None:
     """An owner that raises its ceiling without asking uses numbers that its successor uses too."""
     for seed in range(60):
-        directory = tmp_path / str(seed)
-        directory.mkdir()
-        try:
-            asyncio.run(World(directory, seed, asks=False).run(120))
-        except Violation:
-            return
+        with tempfile.TemporaryDirectory(dir=scratch()) as directory:
+            try:
+                asyncio.run(World(Path(directory), seed, asks=False).run(120))
+            except Violation:
+                return
     raise AssertionError("60 worlds did not find it")
 
 

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import loopback
 import pytest
 from node_helpers import MN, PROTOCOL, TRACES, recorded_contexts, until
 from test_demo import secrets_of
@@ -36,7 +37,7 @@ class Cluster:
     """Services a and b over UDP on loopback, in this process, and a client of each."""
 
     def __init__(self, directory: Path) -> None:
-        subnet = f"127.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
+        subnet = loopback.subnet()
         self.routers = {name: Router(name, ip_address(f"{subnet}.{n}")) for n, name in enumerate("ab", 2)}
         self.directory = directory
         self.services: dict[str, Service] = {}
@@ -130,7 +131,8 @@ def test_every_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.DEBUG):
         asyncio.run(main())
     capture = list(sightings(tmp_path / "a.pcap"))
-    assert [s.message.short_name for s in capture if s.message][:2] == ["CTD", "CTDR"]
+    kinds = [s.message.short_name for s in capture if s.message]
+    assert list(dict.fromkeys(kinds))[:2] == ["CTD", "CTDR"]  # a busy machine repeats over UDP
     assert (tmp_path / "a.pcap").stat().st_mode & 0o777 == 0o600
     log = caplog.text.lower()
     keys = secrets_of(TRACE)

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from ipaddress import ip_address
 from pathlib import Path
 
+import loopback
 import pytest
 from node_helpers import until
 
@@ -68,7 +69,7 @@ class Pair:
         create_authority(self.pki, "test", 2, now=now)
         for name in "abc":
             create_node_certificate(self.pki, name, [], 1, now=now)
-        subnet = f"127.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
+        subnet = loopback.subnet()
         self.routers = {name: Router(name, ip_address(f"{subnet}.{n}")) for n, name in enumerate("ab", 2)}
         self.sides: list[Side] = []
 

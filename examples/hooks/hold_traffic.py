@@ -93,6 +93,10 @@ class Side:
             f"qdisc add dev {self.exit} clsact",
         ]
 
+    def hurry(self):
+        """Of the token bucket: no packet waits for it any more."""
+        return f"qdisc change dev {self.queue} root handle 1: tbf rate 100gbit burst 64mb limit {QUEUE_OCTETS}"
+
     def open(self):
         return f"qdisc change dev {self.queue} parent 1:1 handle 2: plug release_indefinite"
 
@@ -246,11 +250,20 @@ def forget(sides, state):
 
 
 def drain(sides):
-    """Until the queues, which are open, are empty: nothing overtakes what is in them."""
+    """Until the queues, which are open, are empty and remain so: nothing overtakes what is in them, or goes with them.
+
+    A burst that comes when all that was held has gone would wait for the token bucket, and be there when the queue is
+    removed."""
+    until_empty(sides)
+    tc(*(side.hurry() for side in sides))
+    until_empty(sides)
+    time.sleep(SETTLE)
+
+
+def until_empty(sides):
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and any(backlog(side.queue) for side in sides):
         time.sleep(0.005)
-    time.sleep(SETTLE)
 
 
 def backlog(device):

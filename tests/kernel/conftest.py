@@ -23,7 +23,7 @@ INSIDE = os.environ.get("CXTP_KERNEL") == "1"
 REPORTS = "CXTP_KERNEL_REPORTS"
 HERE = Path(__file__).parent
 
-MODULE_TIMEOUT = 420 if os.environ.get("CXTP_SOAK") != "1" else 1500
+MODULE_TIMEOUT = 700 if os.environ.get("CXTP_SOAK") != "1" else 1500
 """Seconds for all items of a module."""
 
 WAIT = 1800
@@ -104,8 +104,8 @@ def _module_results(item: pytest.Item) -> tuple[list[dict[str, Any]], str]:
 
 def _run_inside(root: Path, selected: list[str], reports: Path) -> str:
     command = [
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--strict-markers",
-        "--rootdir", str(root), *selected,
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest",
+        "-o", "addopts=--strict-markers", "--rootdir", str(root), *selected,
     ]  # fmt: skip
     environment = {REPORTS: str(reports), "PYTEST_XDIST_WORKER": "", "PYTEST_ADDOPTS": "", "COLUMNS": "120"}
     before = Path.cwd()

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from node_helpers import PROTOCOL
-
+from cxtp.config import ProtocolConfig, Timers
 from cxtp.control import ControlClient
 from cxtp.service import GatewayConfig, Service, ServiceConfig
 from cxtp.transports.endpoint import Router
@@ -27,6 +26,8 @@ TRAFFIC = Path(__file__).with_name("traffic.py")
 SHARED = {4: ip_address("10.9.0.100"), 6: ip_address("fd00:9::100")}
 INNER = {4: ("10.100.0.1", "10.200.0.1"), 6: ("fd00:100::1", "fd00:200::1")}
 RATE = 1000
+# A slow kernel, and maybe a busy machine: a move that is not confirmed at once is asked after for so long.
+PROTOCOL = ProtocolConfig(timers=Timers(max_transfer_time=2.0, max_handover_time=20.0))
 SUITES = {
     "gcm": "aead rfc4106(gcm(aes)) 0x{:072x} 128",
     "cbc-sha256": "enc cbc(aes) 0x{0:032x} auth-trunc hmac(sha256) 0x{0:064x} 128",
@@ -139,12 +140,12 @@ class Gateways:
         path.chmod(0o755)
         return path
 
-    async def start(self, name: str, **options: object) -> None:
+    async def start(self, name: str, *, reserve: int = 20_000, **options: object) -> None:
         other = tuple(router for router in self.routers.values() if router.name != name)
         own, hook, state = self.routers[name], self._hooks[name], self.directory / f"state-{name}"
         config = ServiceConfig(
             name, (own.address, own.port), other, state, state / "control.sock", "udp", protocol=PROTOCOL,
-            allow_cleartext_keys_on_the_network=True, kernel=True, sequence_reserve=20_000,
+            allow_cleartext_keys_on_the_network=True, kernel=True, sequence_reserve=reserve,
             gateway=GatewayConfig(
                 hook, hook, name, on_releasing=hook if self._hold else None, **options  # type: ignore[arg-type]
             ),
@@ -195,11 +196,11 @@ class Gateways:
             self._link_addresses[name] = shown.split()[2]
         return self._link_addresses[name]
 
-    async def until(self, holds: object, seconds: float = 10) -> None:
+    async def until(self, holds: object, seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not holds():  # type: ignore[operator]
             assert time.monotonic() < end, "it did not come to be"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
 
     def process(self, name: str, *arguments: str) -> subprocess.Popen[str]:
         made = self.network.start(

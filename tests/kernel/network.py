@@ -184,3 +184,18 @@ class Network:
             done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, capture_output=True)
         if done.returncode:
             raise RuntimeError(f"ip, in {name}: {done.stderr}")
+
+
+@contextmanager
+def without_net_admin() -> Iterator[None]:
+    """This thread may not change networks (capabilities(7)) for a while."""
+    header, words = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert _LIBC.capget(header, words) == 0
+    effective = words[0]
+    words[0] = effective & ~(1 << 12)  # CAP_NET_ADMIN
+    assert _LIBC.capset(header, words) == 0
+    try:
+        yield
+    finally:
+        words[0] = effective
+        assert _LIBC.capset(header, words) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from cxtp.gateway import GatewayConfig, StrongswanConfig
 from cxtp.service import Service, ServiceConfig
 from cxtp.transports.endpoint import Router
 
+from .answers import Answers
 from .strongswan import Bed
 from .strongswan_kinds import SHARED, Kind
 
@@ -136,11 +136,22 @@ class Nodes:
         await until(is_learned, f"{kind.name} learned at {name}")
 
     async def move(self, kind: Kind, source: str, target: str) -> None:
-        """And wait until the address has followed."""
+        """And wait until the address has followed, and the client knows."""
         begin = time.monotonic()
         await self.ask(source, "move", mn_address=str(kind.client), to=target)
-        await until(lambda: self.has_address(target, kind.version), f"the address at {target}")
+        await self.followed(target, kind.version)
         self.moved.append((begin, time.monotonic()))
+
+    async def followed(self, name: str, version: int = 4) -> None:
+        """Until the address is there, and the client, where it has sent before, sends there."""
+        await until(lambda: self.has_address(name, version), f"the address at {name}")
+        shown = self.bed.network.run(name, "ip", "-br", "link", "show", "dev", "eth0")
+
+        def is_known() -> bool:
+            told = self.bed.network.run("client", "ip", "neigh", "show", str(SHARED[version]), "dev", "eth0")
+            return shown.split()[2] in told or "lladdr" not in told
+
+        await until(is_known, f"the client knows that {SHARED[version]} is at {name}")
 
     def has_address(self, name: str, version: int = 4) -> bool:
         return f" {SHARED[version]}/" in self.bed.network.run(name, "ip", "addr", "show", "dev", "eth0")
@@ -177,15 +188,10 @@ class Nodes:
         assert made.stdout.readline() == "ready\n"
         return made
 
-    async def told(self, sender: subprocess.Popen[str]) -> tuple[list[float], list[float]]:
-        """When each packet was sent that was answered, and each that was lost."""
+    async def told(self, sender: subprocess.Popen[str]) -> Answers:
         text, _ = await asyncio.to_thread(sender.communicate)
         self.end_traffic()
-        result = json.loads(text)
-        back = set(result["back"])
-        assert len(back) == len(result["back"])  # no answer came twice
-        times = list(enumerate(result["sent"]))
-        return [when for n, when in times if n in back], [when for n, when in times if n not in back]
+        return Answers.read(text)
 
     def end_traffic(self) -> None:
         for process in self.processes:

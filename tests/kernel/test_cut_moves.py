@@ -19,8 +19,9 @@ from cxtp.adapters.xfrm.values import SecurityPolicyId
 from cxtp.kernel_sink import XfrmSink
 from cxtp.node import Node
 from cxtp.store.records import SessionState
+from kernel.gateways import numbers_on_the_wire
 from kernel.network import Network
-from kernel.test_xfrm_sink import Echo, Gateways, gateways, numbers_on_the_wire
+from kernel.test_xfrm_sink import Echo, Gateways, gateways
 
 
 class Died(Exception):
@@ -162,7 +163,7 @@ def test_a_move_cut_at_every_step(network: Network, tmp_path: Path) -> None:
             print("\n".join(f"cut before {step}" for step in cut))
             assert len(cut) > 10  # what goes to a kernel in one call is one step
             assert {"a", "b"} == {step[0] for step in cut}
-            numbers = numbers_on_the_wire(capture, 0x2002)
+            numbers = numbers_on_the_wire(capture)[0x2002]
             assert len(numbers) == len(set(numbers))
             assert numbers == sorted(numbers)
             assert len(numbers) >= 3 * len(cut)

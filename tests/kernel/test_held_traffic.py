@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cxtp.control import CommandFailed
-from kernel.gateways import HOLD, IN, OUT, RATE, SHARED, Gateways, Kind, gateways, numbers_on_the_wire, run_ip
+from kernel.answers import Answers
+from kernel.gateways import HOLD, HOOKS, IN, OUT, RATE, SHARED, Gateways, Kind, gateways, numbers_on_the_wire, run_ip
 from kernel.network import Network
 
 ROUTER = {4: "10.8.0.100", 6: "fd00:8::100"}
@@ -66,14 +68,6 @@ async def settled(made: Gateways, owner: str) -> None:
     await made.until(lambda: made.has_address(owner) and not made.has_address(other))
 
 
-def told(text: str) -> tuple[dict[str, Any], list[int]]:
-    """What the sender said, and the numbers of what did not come back."""
-    said = json.loads(text)
-    answered = set(said["back"])
-    assert len(answered) == len(said["back"])
-    return said, [number for number in range(len(said["sent"])) if number not in answered]
-
-
 def dropped_by_the_processor() -> int:
     """Packets for which its receive queue had no room."""
     return sum(int(line.split()[1], 16) for line in Path("/proc/net/softnet_stat").read_text().splitlines())
@@ -98,16 +92,16 @@ def test_no_packet_is_lost(network: Network, tmp_path: Path, name: str) -> None:
                     await settled(made, target)
                     await asyncio.sleep(0.2)
                 text, _ = await asyncio.to_thread(sender.communicate)
-            said, lost = told(text)
-            duration = said["sent"][-1] - said["sent"][0]
-            assert len(said["sent"]) / duration > 0.9 * RATE
+            told = Answers.read(text)
+            assert len(told.sent) / told.duration > 0.9 * RATE
             errors = {key: n - before.get(key, 0) for key, n in made.errors().items() if n != before.get(key, 0)}
-            assert (len(lost), said["refused"], errors) == (0, 0, {}), (lost, dropped, dropped_by_the_processor())
+            drops = f"{dropped_by_the_processor() - dropped} dropped by the processor"
+            assert (len(told.lost), told.refused, errors) == (0, 0, {}), f"{told.story(made.moved)}; {drops}"
             wire = numbers_on_the_wire(capture)
             for spi in (IN, OUT):
-                assert len(wire[spi]) >= len(said["sent"])
+                assert len(wire[spi]) >= len(told.sent)
                 assert all(one < other for one, other in itertools.pairwise(wire[spi]))
-            print(f"{name}: {len(said['sent'])} sent, none lost in {len(made.moved)} moves, {duration:.1f} s")
+            print(f"{name}: {len(told.sent)} sent, none lost in {len(made.moved)} moves, {told.duration:.1f} s")
 
     asyncio.run(main())
 
@@ -129,8 +123,46 @@ def test_what_was_held_comes_in_here_where_the_session_stays(network: Network, t
             await made.until(lambda: "hold" not in network.run("a", "ip", "-br", "link"))
             await asyncio.sleep(0.2)
             text, _ = await asyncio.to_thread(sender.communicate)
-            said, lost = told(text)
-            assert len(said["sent"]) > 300
-            assert not lost
+            told = Answers.read(text)
+            assert len(told.sent) > 300
+            assert not told.lost, told.story(made.moved)
 
     asyncio.run(main())
+
+
+DRAINED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import hold_traffic as hook
+side = hook.Side(1, 0, "eth0", [], [(sys.argv[2], sys.argv[3])])
+hook.ip(f"link add name {side.queue} type veth peer name {side.exit}", f"link set dev {side.queue} up",
+        f"link set dev {side.exit} up")
+hook.tc("qdisc add dev eth0 clsact", may_fail=True)
+hook.tc(*side.queues(), *side.filters(f"action mirred egress redirect dev {side.queue}"), side.open())
+hook.drain([side])
+print("drained", flush=True)
+sys.stdin.read()
+print(hook.backlog(side.queue))
+hook.tc(*side.no_filters())
+hook.remove_queues([side])
+"""
+
+
+def test_a_burst_does_not_wait_in_a_queue_that_is_about_to_go(network: Network) -> None:
+    """What was held has gone, at a limited rate; from then on nothing stays in the queue, however much comes at once:
+    it would be lost with it."""
+    peer, gateway = network.ipv4("peer"), network.ipv4("a")
+    hook = network.start(
+        "a", "env", "CXTP_RELEASE_RATE=100", sys.executable, "-BSE", "-c", DRAINED, str(HOOKS), str(peer), str(gateway),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert hook.stdout is not None
+    assert hook.stdout.readline() == "drained\n"
+    with network.inside("peer"):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        for _ in range(300):
+            sock.sendto(bytes(100), (str(gateway), 9))
+    told, _ = hook.communicate()
+    assert told == "0\n"

@@ -78,7 +78,7 @@ def test_the_address_is_where_the_sessions_are(
 
     def wait(name: str) -> None:
         other = "b" if name == "a" else "a"
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not (has(name) and not has(other)):
             logs = "".join((tmp_path / f"{log}.log").read_text() for log in "ab")
             assert time.monotonic() < end, f"{name} has not got the address: {logs}"
@@ -103,4 +103,4 @@ def test_the_address_is_where_the_sessions_are(
     finally:
         for daemon in daemons:
             daemon.send_signal(signal.SIGTERM)
-            daemon.wait(10)
+            daemon.wait(60)

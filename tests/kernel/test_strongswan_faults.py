@@ -14,6 +14,7 @@ import pytest
 from contexts.base import decode
 from contexts.ipsec import IpsecSaContext
 from cxtp.adapters.strongswan_ha import HaMessage, HaMessageType
+from cxtp.adapters.strongswan_vici import IkeSa
 from cxtp.adapters.xfrm import PolicyAction, SecurityAssociation, XfrmClient
 from cxtp.control import CommandFailed
 from kernel.strongswan import Bed, bed
@@ -242,6 +243,49 @@ def test_ha_messages_that_are_lost(made: Bed, tmp_path: Path, lost: str) -> None
             await hosts.move(kind, "a", "b")
             await lives(hosts, wanted, "b")
             await asyncio.to_thread(made.client.terminate, ike=kind.name)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fault", ["its CHILD_DELETE is late", "a list without its IKE_SA"])
+def test_a_child_sa_that_was_replaced_does_not_move(made: Bed, tmp_path: Path, fault: str) -> None:
+    """The kernel told how it ended, and it is over: at the target it would be one that the client has no more.
+
+    A daemon that is about to let it go may list no IKE_SA for a moment; nothing is at rest then."""
+    kind = KINDS["psk-gcm"]
+
+    async def main() -> None:
+        async with connected(made, tmp_path, kind) as hosts:
+            daemon = hosts.services["a"].gateway._daemon
+            assert daemon is not None
+            apply, ask, happened = daemon.link.tracker.apply, daemon.vici.ike_sas, []
+
+            def late(message: HaMessage, time: float) -> None:
+                if message.type is HaMessageType.CHILD_DELETE:
+                    happened.append(message)
+                else:
+                    apply(message, time)
+
+            async def lacking(unique_id: int | None = None) -> list[IkeSa]:
+                found = await ask(unique_id)
+                if unique_id is None or happened or all(c.state == "INSTALLED" for sa in found for c in sa.children):
+                    return found
+                happened.append(found)
+                return []
+
+            if fault == "its CHILD_DELETE is late":
+                daemon.link.tracker.apply = late  # type: ignore[method-assign]
+            else:
+                daemon.vici.ike_sas = lacking  # type: ignore[method-assign]
+            (old,) = child_spis(made.client, kind)
+            made.client.rekey(child=kind.child())
+            await until(lambda: child_spis(made.client, kind).isdisjoint({old}), "it is replaced")
+            await hosts.move(kind, "a", "b")
+            assert happened
+            await agree(made.client, made.gateways["b"], kind, 1)
+            assert old not in child_spis(made.client, kind)
+            assert len(await hosts.rows("b", kind)) == 1
+            await lives(hosts, kind, "b")
 
     asyncio.run(main())
 

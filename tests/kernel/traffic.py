@@ -1,7 +1,7 @@
 """Traffic at a steady rate, as programs of their own: ``echo ADDRESS`` and ``send FROM TO PACKETS_PER_SECOND``.
 
 The sender goes on until its standard input is closed, waits for what is under way, and prints as JSON: when each packet
-was sent (``time.monotonic`` seconds) and which came back.  Nothing is imported that is slow to load.
+was sent (``time.monotonic`` seconds), which came back and when.  Nothing is imported that is slow to load.
 """
 
 import json
@@ -12,7 +12,8 @@ import sys
 import time
 
 PORT = 7777
-PATIENCE = 1.0  # seconds that an answer may take
+PATIENCE = 1.0  # seconds without an answer, until no more are waited for
+LINGER = 0.1  # seconds in which a second answer to the same packet would be seen, once all have come
 TICK = 0.005  # seconds: to be woken costs more than to send
 _SEND_BUFFER_FORCE, _RECEIVE_BUFFER_FORCE = 32, 33
 _FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
@@ -47,29 +48,34 @@ def send(source: str, destination: str, rate: float) -> None:
     client.setblocking(False)
     sent: list[float] = []
     back: list[int] = []
+    came: list[float] = []
     refused = 0
     begin = time.monotonic()
     print("ready", flush=True)
-    end = float("inf")
+    last = None  # when something was sent or came last, once no more is sent
     while True:
         now = time.monotonic()
-        if end == float("inf") and select.select([sys.stdin], [], [], 0)[0]:
-            end = now + PATIENCE
-        while end == float("inf") and len(sent) < (now - begin) * rate:
+        # What is due is sent before the end is looked for: however late this process was woken, the rate holds.
+        while last is None and len(sent) < (now - begin) * rate:
             sent.append(time.monotonic())
             try:
                 client.sendto(struct.pack("!I", len(sent) - 1) + bytes(60), (destination, PORT))
             except OSError:
                 refused += 1
+        if last is None and select.select([sys.stdin], [], [], 0)[0]:
+            last = time.monotonic()
         try:
             while True:
                 back.append(struct.unpack_from("!I", client.recv(2048))[0])
+                came.append(time.monotonic())
         except BlockingIOError:
             pass
-        if time.monotonic() > end:
-            break
+        if last is not None:
+            last = max([last, *came[-1:]])
+            if time.monotonic() > last + (PATIENCE if len(back) < len(sent) else LINGER):
+                break
         time.sleep(max(TICK, 0.5 / rate))
-    print(json.dumps({"sent": sent, "back": back, "refused": refused}), flush=True)
+    print(json.dumps({"sent": sent, "back": back, "came": came, "refused": refused}), flush=True)
 
 
 if __name__ == "__main__":

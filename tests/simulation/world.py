@@ -117,6 +117,7 @@ class World:
         self.ladder: deque[str] = deque(maxlen=LADDER)
         self.steps = 0
         self.fault: Violation | None = None
+        self.is_over = False
         self.counters: Counter[str] = Counter()
         self.ledger = Ledger()
         self.keys: dict[IPAddress, bytes] = {}
@@ -146,6 +147,8 @@ class World:
 
     def step(self, what: str, mn_address: IPAddress | None = None) -> None:
         """One thing has happened: tell it, and look whether all still holds."""
+        if self.is_over:
+            return
         self.steps += 1
         self.ladder.append(f"{self.loop.now:12.6f}  {what}")
         try:
@@ -157,6 +160,8 @@ class World:
             raise
 
     def _fail(self, violation: Violation) -> None:
+        if self.is_over:
+            return
         if self.fault is None:
             self.fault = violation
             self.ladder.append(f"{self.loop.now:12.6f}  !!! {violation}")
@@ -302,11 +307,21 @@ class World:
             for machine in self.machines.values():
                 if machine.disk is not None:
                     machine.disk.die()
+            self._end()
             asyncio.set_event_loop(None)
             self.loop.close()
         if self.fault is not None:
             raise self.fault
         return self.steps
+
+    def _end(self) -> None:
+        """What is under way is cancelled, and comes to its end, so that no task outlives its loop.  The run is over
+        before: nothing of this is a step, or a fault."""
+        self.is_over = True
+        while pending := asyncio.all_tasks(self.loop):
+            for task in pending:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
 
     async def _run(self, steps: int) -> None:
         for machine in self.machines.values():
