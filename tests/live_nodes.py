@@ -38,7 +38,7 @@ SHOWN = {
     "new-router": {
         "2.3-unknown-type", "2.5-malformed", "2.5.2-answer", "2.5.2-unasked", "2.5.4-failure", "2.5.4-reply",
         "2.5.4-unasked", "2.5.6-answered", "2.5.6-verbatim", "3.2-duplicate", "5.1-predictive", "6.1-flood",
-        "6.3-activated", "6.3-key-reuse", "6.3-request-rate", "formats-receipt", "safety-generation",
+        "6.3-activated", "6.3-request-rate", "formats-receipt", "safety-generation",
         "safety-one-taker",
     },
     "previous-router": {

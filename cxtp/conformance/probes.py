@@ -349,11 +349,13 @@ async def mobile_node(prober: Prober) -> None:
     first = await prober.hear(ContextTransferActivateRequest, within=config.patience, after=0)
     if first is None:
         return
-    waited = config.timers.request_retry * 7 + 1  # three repetitions: after 1, 3 and 7 waits
-    await asyncio.sleep(min(waited, config.timers.retry_max * 0.9))
+    retry, most = config.timers.request_retry, config.timers.retry_max
+    waited = min(retry * 7 + 1, most * 0.9)  # three repetitions: after 1, 3 and 7 waits
+    await asyncio.sleep(waited)
     if isinstance(first.message, ContextTransferActivateRequest) and first.message.acknowledge:
         prober.say(ContextTransferActivateAcknowledge(mn_previous_address=first.message.mn_previous_address))
-    await asyncio.sleep(config.timers.request_retry * 3)
+    # One more would be due after 15 waits.
+    await asyncio.sleep(max(retry * 3, min(retry * 15, most) - waited) + QUIET_SECONDS)
 
 
 PROBES: dict[str, tuple[Probe, ...]] = {

@@ -62,7 +62,8 @@ def one_taker(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
                 seen = f"generation {generation} confirmed by {other.source[0]} before"
                 yield expect(False, item, "one router that confirms it", seen, other)
                 return
-    yield HOLDS
+    if any(data.destination[0] != item.source[0] for data, _ in story.of(ContextTransferData)):
+        yield HOLDS  # another one was given it too, and might have
 
 
 def _generation(reply: Record, story: Story, case: Case) -> int | None:

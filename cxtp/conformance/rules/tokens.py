@@ -182,8 +182,9 @@ def key_reuse(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     digest = hashlib.sha256(message.key).digest()
     before: Record | None = used.get(digest)
     if before is None:
+        if used:  # the first key can't be one used before
+            yield HOLDS
         used[digest] = item
-        yield HOLDS
     elif before.mn != item.mn:
         yield Fault((before.number, item.number), "a key of its own", f"the key of {before.mn}")
     else:
