@@ -433,7 +433,7 @@ class Node:
         self._pump()
 
     async def _provide(self, event: ContextsRequested | ActivationRequested, key: bytes | None) -> None:
-        """All of the session, whatever types the request names: what stayed behind would be lost."""
+        """The whole session, which the request names whole, or not at all."""
         address = event.peer.address if isinstance(event, ContextsRequested) else event.new_router_address
         peer = self._names.get(address, "")
         held = self.sessions.get(event.mn_address)

@@ -223,11 +223,17 @@ async def without_receipt(prober: Prober) -> None:
 
 
 async def listed(prober: Prober) -> None:
-    """Asked for contexts of one type alone."""
-    if prober.config.has_routers:
+    """Asked for all types that the session has, each by its number, and for one of them alone."""
+    if not prober.config.has_routers:
+        return
+    types: list[int] = []
+    for count in (0, None, 1):  # first without a list, to see what there is
         said = len(prober.records)
-        prober.say(prober.request(requested=(ContextRequest(ContextTypes().ike_sa),)))
+        prober.say(prober.request(requested=tuple(ContextRequest(kind) for kind in types[:count])))
         await _refuse(prober, said)
+        ours = (ContextTypes().transfer_manifest, ContextTypes().continuation)
+        sent = [b for r in prober.records[said:] for b in getattr(r.message, "blocks", ()) if not r.ours]
+        types = types or sorted({b.feature_profile_type for b in sent}.difference(ours))
 
 
 async def silence(prober: Prober) -> None:
