@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from contexts.ipsec import IpsecSaContext
+from contexts.values import CounterKnowledge
 
 from ...messages import ContextTransferData, ContextTransferDataReply
 from ..packets import PacketFacts, SaKey
@@ -16,6 +17,10 @@ from .formats import manifest_of
 from .table import MUST, SHOULD, Table, expect
 
 RULES = Table(Group.SAFETY)
+
+_ALL_32, _ALL_64 = (1 << 32) - 1, (1 << 64) - 1
+_HALF = 1 << 31
+"""Half of the sequence numbers that 32 bits tell apart: so far ahead or behind a number is known to be."""
 
 
 @RULES.rule(
@@ -123,7 +128,7 @@ def sequence_numbers(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
     "docs/context-formats.md, 4.3 (M4)",
     MUST,
     "pAR",
-    "the outbound counter that moves is not below what the SA had sent",
+    "the outbound counter that moves as exact is not below what the SA had sent",
     moment=Moment.CAPTURE,
 )
 def counter(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
@@ -131,6 +136,10 @@ def counter(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
         context = item.context
         if not item.number or not isinstance(context, IpsecSaContext):
             continue
+        if context.sequence_numbers.knowledge != CounterKnowledge.EXACT:
+            continue  # it says itself that more may have been sent: whoever goes on has to find out first
+        if context.sequence_numbers.outbound == (_ALL_64 if context.proposal.extended_sequence_numbers else _ALL_32):
+            continue  # its outbound half is gone (4.3.1)
         direction = facts.directions.get((context.remote_host.address, context.outbound_spi))
         if direction is None:
             continue
@@ -138,11 +147,10 @@ def counter(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
         told = context.sequence_numbers.outbound
         if not sent or not direction.packets:
             continue
-        # The wire has the low 32 bits alone: an ESN's high half is what the context says (RFC 4303, 2.2.1).
-        low = told & 0xFFFFFFFF
-        if context.sequence_numbers.knowledge:
-            low = max(low, sent) if told >= sent else low
-        if low >= sent:
+        behind = sent - told
+        if context.proposal.extended_sequence_numbers:  # the wire has the low 32 bits alone (RFC 4303, 2.2.1)
+            behind = (behind + _HALF) % (2 * _HALF) - _HALF
+        if behind <= 0:
             yield HOLDS
         else:
             seen = f"{told}, yet {sent} had been sent with SPI {context.outbound_spi:08x}"
