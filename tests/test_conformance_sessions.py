@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conformance_traces import MAC_A, MAC_B, A, B, Step, Trace, ctd, ctdr, ip_packet, judge, say
+from conformance_traces import (
+    MAC_A,
+    MAC_B,
+    MOVED,
+    A,
+    B,
+    C,
+    M,
+    Step,
+    Trace,
+    ct_req,
+    ctaa,
+    ctar,
+    ctd,
+    ctdr,
+    ip_packet,
+    judge,
+    pctd,
+    say,
+)
 from context_examples import IKE_SA, IPSEC_SA
+from node_helpers import MN, Lab, lab, recorded_contexts
 
 from contexts.algorithms import ENCRYPTION, INTEGRITY, PRF
 from contexts.base import Context, encode
@@ -20,18 +42,23 @@ from contexts.values import (
     AntiReplayWindow,
     CounterKnowledge,
     DerivedKeys,
+    IPAddress,
     KeymatDerivation,
     Nonces,
     SequenceNumbers,
     Skeyseed,
 )
-from cxtp.adapters.capture import IpPacket
+from cxtp.adapters.capture import IpPacket, PcapWriter
 from cxtp.adapters.strongswan_ha import read_ha_capture
 from cxtp.conformance.judge import judge_capture
 from cxtp.conformance.story import Case
 from cxtp.conformance.verdicts import Group, Report, Verdict
 from cxtp.constants import EncryptionAlgorithm, IntegrityAlgorithm, PseudorandomFunction
+from cxtp.messages import EncodedContext
 from cxtp.proof import open_capture
+from cxtp.replica import ReplicaKind, build_replica
+from cxtp.transports.endpoint import Peer
+from cxtp.transports.udp import UdpEndpoint
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
 INNER = bytes.fromhex("4500001c00000000400100000a0100010a030001") + bytes(8)
@@ -236,3 +263,84 @@ def test_an_algorithm_that_the_judge_lacks_is_a_doubt() -> None:
 
     lengths = judge(Trace((carrying(GCM, ipsec_sa(EncryptionAlgorithm.AES_GCM_16, 264, 0)),)))
     assert {r.rule.id for r in lengths.failed()} == {"content-keys"}
+
+
+# --- replicas for a standby (docs/context-formats.md, 6.5) --------------------------------------------------------
+
+
+def replica(time: float, source: IPAddress, kind: ReplicaKind, transfer: int, *contexts: EncodedContext) -> list[Step]:
+    data = pctd(build_replica(kind), *contexts, key=bytes([transfer]) * 16, transfer=transfer)
+    return [say(time, source, B, data), say(time + 0.01, B, source, ctdr(transfer=transfer))]
+
+
+KEPT = (
+    *replica(0, A, ReplicaKind.KEEP, 1, *MOVED),
+    *replica(1, A, ReplicaKind.KEEP, 2, *MOVED),
+    *replica(2, A, ReplicaKind.FORGET, 3),
+)
+GONE = (say(3, A, C, ctd(*MOVED, generation=8, transfer=4)), say(3.01, C, A, ctdr(transfer=4)))
+
+
+def test_a_standby_owns_nothing() -> None:
+    """Replica after replica under one generation, told to forget, moved elsewhere; one that its standby took over."""
+    assert not judge(Trace((*KEPT, *GONE))).failed()
+    taken = (say(30, B, C, ctd(*MOVED, generation=9, transfer=6)), say(30.01, C, B, ctdr(transfer=6)))
+    assert not judge(Trace((*KEPT[:4], *taken))).failed()
+    again = say(5, A, B, ctd(*MOVED, generation=9, transfer=7))  # what is no replica is judged as before
+    assert {r.rule.id for r in judge(Trace((*KEPT, *GONE, again, say(5.01, B, A, ctdr(transfer=7))))).failed()} == {
+        "safety-one-owner"
+    }
+
+
+def test_the_key_of_a_replica_is_no_mobile_nodes() -> None:
+    """Known to nobody: no CTAR is judged by it, and none is expected for it."""
+    request = {"authorization_token": bytes.fromhex("01020304")}
+    activated = (
+        say(4, M, B, ctar(A, **request)),
+        say(4.01, B, A, ct_req(**request)),
+        say(4.02, A, B, ctd(*MOVED, generation=8, transfer=4)),
+        say(4.03, B, A, ctdr(transfer=4)),
+        say(4.04, B, M, ctaa()),
+    )
+    report = judge(Trace((*KEPT[:4], *activated)))
+    assert not report.failed(), [(r.rule.id, r.faults[0]) for r in report.failed()]
+    assert report.of("2.5.1-token").verdict is Verdict.NOT_EXERCISED
+
+
+def test_nodes_with_a_standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As our nodes do it: replicas to one, a move to another, replicas of the new owner, and back."""
+    path = tmp_path / "standby.pcap"
+    with PcapWriter(path) as writer:
+        send = UdpEndpoint.send
+        begun = time.time()
+
+        def recorded_send(self: UdpEndpoint, octets: bytes, peer: Peer) -> None:
+            own = next(router for router in nodes.routers.values() if self is nodes.nodes[router.name].endpoint)
+            writer.write_udp(time.time() - begun + 100, own.address, own.port, peer.address, peer.port, octets)
+            send(self, octets, peer)
+
+        monkeypatch.setattr(UdpEndpoint, "send", recorded_send)
+        nodes: Lab
+
+        async def replicated(owner: str) -> None:
+            node = nodes.nodes[owner]
+            record = await node.sessions.assign_standby(MN, "b")
+            assert record is not None
+            await node.replicas.ask(record)
+            await asyncio.sleep(0.15)  # longer than messages that cross
+            await node.replicas.ask(record)
+
+        async def main() -> None:
+            nonlocal nodes
+            async with lab(tmp_path, "udp", ("a", "b", "c")) as nodes:
+                await nodes.nodes["a"].sessions.load(MN, recorded_contexts())
+                for owner, target in (("a", "c"), ("c", "a")):
+                    await replicated(owner)
+                    await nodes.nodes[owner].move(MN, target)
+                    await asyncio.sleep(0.15)
+
+        asyncio.run(main())
+    report = judge_capture(path, Case())
+    assert report.messages >= 14
+    assert {r.rule.id for r in report.failed()} <= {"3.1-sctp"}, [(r.rule.id, r.faults[0]) for r in report.failed()]
+    assert set(verdicts(report, "safety-one-owner", "safety-generation", "2.5.4-reply")) == {Verdict.PASS}

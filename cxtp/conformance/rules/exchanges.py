@@ -14,7 +14,7 @@ from ...messages import (
     PredictiveContextTransferData,
 )
 from ..bounded import Bounded
-from ..contents import contexts_of
+from ..contents import contexts_of, is_replica
 from ..records import Record
 from ..story import QUIET_SECONDS, Case, Story, between
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
@@ -73,7 +73,7 @@ def _is_first_copy(item: Record, story: Story, seconds: float) -> bool:
 )
 def destination(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not isinstance(message, ContextTransferData) or not message.blocks or is_replica(item, case):
         return
     if not _is_first_copy(item, story, case.timers.max_handover_time):
         return
@@ -108,7 +108,7 @@ def destination(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
 )
 def requested_types(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not isinstance(message, ContextTransferData) or not message.blocks or is_replica(item, case):
         return
     for other, request in story.back(ContextTransferRequest, ContextTransferActivateRequest):
         if item.time - other.time > case.timers.max_handover_time or other.destination[0] != item.source[0]:
@@ -147,6 +147,8 @@ def resent(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
         if isinstance(what, ContextTransferRequest) and between(other, item, back=True):
             request = other if what.sequence_number in numbers else None
         elif isinstance(what, PredictiveContextTransferData) and between(other, item) and what.blocks:
+            if is_replica(other, case) or is_replica(item, case):
+                continue
             if request is not None:
                 one, two = (contexts_of(r, case) for r in (other, item))
                 kind = case.context_types.transfer_manifest

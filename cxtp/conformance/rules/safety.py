@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contexts.ipsec import IpsecSaContext
 from contexts.values import CounterKnowledge
 
+from ...manifest import split_receipt
 from ...messages import ContextTransferData, ContextTransferDataReply
+from ..contents import is_replica
 from ..packets import PacketFacts, SaKey
 from ..records import Record
 from ..story import Case, Story, between
@@ -32,10 +34,10 @@ _HALF = 1 << 31
 )
 def one_owner(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not isinstance(message, ContextTransferData) or not message.blocks or is_replica(item, case):
         return
     for other, reply in story.back(ContextTransferDataReply):
-        if not reply.success:
+        if not reply.success or _to_replica(other, story, case):
             continue
         owner, giver = other.source[0], other.destination[0]
         if item.source[0] == giver and item.destination[0] != owner:
@@ -55,28 +57,45 @@ def one_owner(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
 )
 def one_taker(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     message = item.message
-    if not isinstance(message, ContextTransferDataReply) or not message.success:
+    if not isinstance(message, ContextTransferDataReply) or not message.success or _to_replica(item, story, case):
         return
     generation = _generation(item, story, case)
     if generation is None:
         return
     for other, reply in story.back(ContextTransferDataReply):
-        if reply.success and other.source[0] != item.source[0]:
+        if reply.success and other.source[0] != item.source[0] and not _to_replica(other, story, case):
             before = _generation(other, story, case)
             if before == generation:
                 seen = f"generation {generation} confirmed by {other.source[0]} before"
                 yield expect(False, item, "one router that confirms it", seen, other)
                 return
-    if any(data.destination[0] != item.source[0] for data, _ in story.of(ContextTransferData)):
+    others = (data for data, _ in story.of(ContextTransferData) if data.destination[0] != item.source[0])
+    if any(not is_replica(data, case) for data in others):
         yield HOLDS  # another one was given it too, and might have
 
 
 def _generation(reply: Record, story: Story, case: Case) -> int | None:
+    data = _answered_by(reply, story, case)
+    found = None if data is None else manifest_of(data, case)
+    return None if found is None else found.generation
+
+
+def _to_replica(reply: Record, story: Story, case: Case) -> bool:
+    data = _answered_by(reply, story, case)
+    return data is not None and is_replica(data, case)
+
+
+def _answered_by(reply: Record, story: Story, case: Case) -> Record | None:
+    """The newest data with a manifest that a CTDR answers: its receipt says which; without one, the last before it."""
+    message = reply.message
+    if not isinstance(message, ContextTransferDataReply):
+        return None
+    named, _ = split_receipt(message.statuses, case.context_types)
     for data, _ in story.back(ContextTransferData):
         if data.time <= reply.time and between(data, reply, back=True):
             found = manifest_of(data, case)
-            if found is not None:
-                return found.generation
+            if found is not None and named in (None, found.transfer_id):
+                return data
     return None
 
 
@@ -89,10 +108,10 @@ def _generation(reply: Record, story: Story, case: Case) -> int | None:
 )
 def generation_grows(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     mine = manifest_of(item, case)
-    if mine is None:
+    if mine is None or is_replica(item, case):
         return
     for other, reply in story.back(ContextTransferDataReply):
-        if reply.success and item.time - other.time > CROSSING_SECONDS:
+        if reply.success and not _to_replica(other, story, case) and item.time - other.time > CROSSING_SECONDS:
             before = _generation(other, story, case)
             repeated = any(
                 (found := manifest_of(r, case)) is not None and found.transfer_id == mine.transfer_id
