@@ -15,7 +15,7 @@ from contexts.base import Context
 from ..adapters.capture import IpPacket
 from ..config import ContextTypes, Timers
 from ..dissect import Transport
-from ..messages import ContextTransferActivateRequest, IPAddress, Message
+from ..messages import ContextTransferActivateRequest, ContextTransferData, IPAddress, Message
 from .bounded import Bounded
 from .protection import esp_octets, is_ike_sa_init
 from .records import End, Record
@@ -213,6 +213,11 @@ def between(one: Record, other: Record, *, back: bool = False) -> bool:
     if back:
         source, destination = destination, source
     return router(one.source) == source and router(one.destination) == destination
+
+
+def carries_contexts(item: Record) -> bool:
+    """Whether it is a CTD or PCTD that is no refusal (docs/decisions.md, 21)."""
+    return isinstance(item.message, ContextTransferData) and bool(item.message.blocks)
 
 
 def short(message: Message | None) -> str:

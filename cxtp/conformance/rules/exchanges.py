@@ -16,7 +16,7 @@ from ...messages import (
 from ..bounded import Bounded
 from ..contents import contexts_of, is_replica
 from ..records import Record
-from ..story import QUIET_SECONDS, Case, Story, between
+from ..story import QUIET_SECONDS, Case, Story, between, carries_contexts
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .flows import CROSSING_SECONDS, judged, unanswered
 from .formats import manifest_of
@@ -72,8 +72,7 @@ def _is_first_copy(item: Record, story: Story, seconds: float) -> bool:
     rows=("2.1-a", "2.1.1-a"),
 )
 def destination(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks or is_replica(item, case):
+    if not carries_contexts(item) or is_replica(item, case):
         return
     if not _is_first_copy(item, story, case.timers.max_handover_time):
         return
@@ -107,8 +106,7 @@ def destination(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("2.5.1-f",),
 )
 def requested_types(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks or is_replica(item, case):
+    if not carries_contexts(item) or is_replica(item, case):
         return
     for other, request in story.back(ContextTransferRequest, ContextTransferActivateRequest):
         if item.time - other.time > case.timers.max_handover_time or other.destination[0] != item.source[0]:
@@ -131,8 +129,7 @@ def requested_types(item: Record, story: Story, case: Case) -> Iterator[Outcome]
     rows=("2.5.3-c", "2.5.6-b"),
 )
 def resent(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item):
         return
     numbers = {
         m.sequence_number

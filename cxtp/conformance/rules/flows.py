@@ -17,7 +17,7 @@ from ...messages import (
     PredictiveContextTransferData,
 )
 from ..records import Record
-from ..story import Case, Story, between
+from ..story import Case, Story, between, carries_contexts
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .formats import manifest_of
 from .messages import told
@@ -59,7 +59,7 @@ def judged(item: Record, case: Case) -> bool:
 )
 def one_transfer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     """Put to the test by a second transfer; the first one alone and its repetitions show nothing."""
-    if not isinstance(item.message, ContextTransferData) or not item.message.blocks or case.live:
+    if not carries_contexts(item) or case.live:
         return  # a prober is one router, and sees what goes to it alone
     open_with: Record | None = None
     earlier = False
@@ -114,15 +114,14 @@ def verbatim(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("2.5.6-e", "2.5.3-h"),
 )
 def null_answer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item):
         return
     requests = []
     for other, request in story.of(ContextTransferRequest):
         if between(other, item, back=True) and item.time - other.time <= case.timers.max_handover_time:
             requests.append((other, request))
     if requests and not any(any(request.authorization_token) for _, request in requests):
-        predictive = isinstance(message, PredictiveContextTransferData)
+        predictive = isinstance(item.message, PredictiveContextTransferData)
         yield expect(predictive, item, "a PCTD with algorithm and key", "a CTD", requests[-1][0])
 
 

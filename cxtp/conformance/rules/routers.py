@@ -17,7 +17,7 @@ from ...messages import (
 )
 from ..contents import decoded
 from ..records import Record
-from ..story import Case, Story
+from ..story import Case, Story, carries_contexts
 from ..verdicts import HOLDS, Fault, Group, Moment, Outcome
 from .table import MUST, SHOULD, Table, expect
 
@@ -65,8 +65,7 @@ def strangers(story: Story, case: Case) -> Iterator[Outcome]:
     rows=("6.2-b",),
 )
 def in_advance(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item):
         return
     path = frozenset((item.source[0], item.destination[0]))
     if path not in case.esp_paths:

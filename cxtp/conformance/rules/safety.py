@@ -12,7 +12,7 @@ from ...messages import ContextTransferData, ContextTransferDataReply
 from ..contents import is_replica
 from ..packets import PacketFacts, SaKey
 from ..records import Record
-from ..story import Case, Story, between
+from ..story import Case, Story, between, carries_contexts
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .flows import CROSSING_SECONDS
 from .formats import manifest_of
@@ -33,8 +33,7 @@ _HALF = 1 << 31
     "who gave a session away gives it to no other: the next transfer comes from its owner",
 )
 def one_owner(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks or is_replica(item, case):
+    if not carries_contexts(item) or is_replica(item, case):
         return
     for other, reply in story.back(ContextTransferDataReply):
         if not reply.success or _to_replica(other, story, case):

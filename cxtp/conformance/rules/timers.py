@@ -20,7 +20,7 @@ from ...messages import (
 )
 from ..bounded import Bounded
 from ..records import Record
-from ..story import Case, Story, between
+from ..story import Case, Story, between, carries_contexts
 from ..verdicts import HOLDS, Doubt, Group, Moment, Outcome
 from .flows import CROSSING_SECONDS
 from .table import MUST, SHOULD, Table, expect
@@ -223,7 +223,7 @@ def elapsed(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("4-c", "3.1-c", "2.5.3-b"),
 )
 def transfer_time(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if isinstance(item.message, ContextTransferData) and item.message.blocks:
+    if carries_contexts(item):
         copies = _series(item, story)
         if len(copies) > 1:
             late = item.time - copies[0].time
