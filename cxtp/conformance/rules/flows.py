@@ -31,6 +31,9 @@ Ends = tuple[IPAddress, IPAddress]
 CROSSING_SECONDS = 0.1
 """Two messages this close may have crossed on the way (ours)."""
 
+_SILENT_SECONDS = 1.0
+"""An answer that nobody asked for would have come by then (ours), or within CT_MAX_TRANSFER_TIME."""
+
 _CANCELLED_SECONDS = 1.0
 """Data so long after a CTC belongs to it; later ones to another transfer, started by pAR alone (ours)."""
 
@@ -221,7 +224,7 @@ def unasked_reply(story: Story, case: Case) -> Iterator[Outcome]:
 
 def _silence(item: Record, case: Case) -> Outcome:
     """No answer to what asked for none, where the capture goes on long enough to show it."""
-    if case.end - item.time > case.timers.max_transfer_time:
+    if case.end - item.time > min(case.timers.max_transfer_time, _SILENT_SECONDS):
         return HOLDS
     return Doubt((item.number,), "the capture ends with it")
 
