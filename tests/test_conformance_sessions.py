@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,12 +28,13 @@ from conformance_traces import (
     ip_packet,
     judge,
     pctd,
+    router_esp,
     say,
 )
 from context_examples import IKE_SA, IPSEC_SA
 from node_helpers import MN, Lab, lab, recorded_contexts
 
-from contexts.algorithms import ENCRYPTION, INTEGRITY, PRF
+from contexts.algorithms import ENCRYPTION, INTEGRITY, PRF, CipherKind
 from contexts.base import Context, encode
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
@@ -51,6 +53,7 @@ from contexts.values import (
 from cxtp.adapters.capture import IpPacket, PcapWriter
 from cxtp.adapters.strongswan_ha import read_ha_capture
 from cxtp.conformance.judge import judge_capture
+from cxtp.conformance.protection import shows_cxtp
 from cxtp.conformance.story import Case
 from cxtp.conformance.verdicts import Group, Report, Verdict
 from cxtp.constants import EncryptionAlgorithm, IntegrityAlgorithm, PseudorandomFunction
@@ -59,6 +62,7 @@ from cxtp.proof import open_capture
 from cxtp.replica import ReplicaKind, build_replica
 from cxtp.transports.endpoint import Peer
 from cxtp.transports.udp import UdpEndpoint
+from cxtp.wire import build
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
 INNER = bytes.fromhex("4500001c00000000400100000a0100010a030001") + bytes(8)
@@ -263,6 +267,36 @@ def test_an_algorithm_that_the_judge_lacks_is_a_doubt() -> None:
 
     lengths = judge(Trace((carrying(GCM, ipsec_sa(EncryptionAlgorithm.AES_GCM_16, 264, 0)),)))
     assert {r.rule.id for r in lengths.failed()} == {"content-keys"}
+
+
+def test_esp_without_encryption_shows_the_messages_in_it() -> None:
+    """NULL encryption, transport and tunnel mode, SCTP and UDP; no other suite does, nor other traffic."""
+    data = build(ctd(*MOVED))
+    chunk = struct.pack("!BBHIHHI", 0, 7, 16 + len(data), 1, 0, 0, 0x43585450) + data
+    sctp = struct.pack("!HHII", 5091, 5091, 1, 0) + chunk
+    udp = struct.pack("!HHHH", 40_000, 5091, 8 + len(data), 0) + data
+    tunnels = (
+        (4, ip_packet(0, A, B, 132, sctp, b"").octets),
+        (41, bytes.fromhex("60000000") + struct.pack("!HBB", len(udp), 17, 64) + bytes(32) + udp),
+    )
+    foreign = struct.pack("!HHHH", 40_000, 5091, 8 + len(data), 0) + b"\x40" + data[1:]
+    for encryption, bits, integrity in SUITES:
+        sa = ipsec_sa(encryption, bits, integrity)
+        session = RestoredSession.restore([GCM, sa]).ipsec_sa(sa.inbound_spi)
+        clear = ENCRYPTION[encryption].kind is CipherKind.NULL
+        for next_header, inner in ((132, sctp), (17, udp), *tunnels):
+            sealed = session.seal_outbound(inner, next_header, bytes(session.iv_octets))
+            assert shows_cxtp(sealed) == clear, (encryption, next_header)
+        assert not shows_cxtp(session.seal_outbound(foreign, 17, bytes(session.iv_octets)))
+    for cut in range(len(sctp)):
+        shows_cxtp(bytes(8) + sctp[:cut])
+
+
+def test_routers_whose_esp_encrypts() -> None:
+    """On the wire nothing of CXTP shows: who the routers are has to be told."""
+    wire = Trace((router_esp(0), router_esp(1, bytes(range(100)))))
+    assert judge(wire).of("6.2-encrypted").verdict is Verdict.NOT_EXERCISED
+    assert judge(replace(wire, routers=frozenset((A, B)))).of("6.2-encrypted").verdict is Verdict.PASS
 
 
 # --- replicas for a standby (docs/context-formats.md, 6.5) --------------------------------------------------------
