@@ -85,10 +85,14 @@ class MoveReport:
 
 
 def may_leave(record: SessionRecord, event: ContextsRequested | ActivationRequested) -> bool:
-    """Whether the session is here and has what a request names; none named means all."""
+    """Whether the session is here and a request names just the types that it has; none named means all.
+
+    Types that are not named are not sent (RFC 4067, 2.5.1), and what stayed behind of a session would be lost: so one
+    that is not named whole does not move (docs/decisions.md, 27).
+    """
     asked = event.requested if isinstance(event, ContextsRequested) else event.request.requested
     held = {context.feature_profile_type for context in record.contexts}
-    return record.state is SessionState.OWNED and held.issuperset(item.feature_profile_type for item in asked)
+    return record.state is SessionState.OWNED and (not asked or held == {item.feature_profile_type for item in asked})
 
 
 def gone(mn_address: IPAddress) -> LocalError:

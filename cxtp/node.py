@@ -426,7 +426,7 @@ class Node:
         self._pump()
 
     async def _provide(self, event: ContextsRequested | ActivationRequested, key: bytes | None) -> None:
-        """All of the session, whatever types the request names: what stayed behind would be lost."""
+        """The whole session, which the request names whole, or not at all."""
         address = event.peer.address if isinstance(event, ContextsRequested) else event.new_router_address
         peer = self._names.get(address, "")
         held = self.sessions.get(event.mn_address)
@@ -449,23 +449,23 @@ class Node:
 
     async def _admit(self, event: ContextsReceived) -> None:
         """Answer only once the sessions are sure of it."""
-        verdict = await self._examine(event)
+        verdict, is_replica = await self._examine(event)
         if not verdict.accepted:
             log.warning("refused %s from %s: %s", event.mn_address, event.peer.name, "; ".join(verdict.reasons))
         with suppress(LocalError):  # the role gave it up meanwhile; the records answer whoever asks again
-            self.router.new.installed(
-                event.mn_address, event.transfer_id, verdict.statuses, self.clock(), success=verdict.accepted
-            )
+            outcome = {"success": verdict.accepted, "for_mobile_node": not is_replica}
+            self.router.new.installed(event.mn_address, event.transfer_id, verdict.statuses, self.clock(), **outcome)
         self._pump()
 
-    async def _examine(self, event: ContextsReceived) -> admission.Verdict:
+    async def _examine(self, event: ContextsReceived) -> tuple[admission.Verdict, bool]:
+        """What the sessions say, and whether it is a replica."""
         try:
             replica = find_replica(event.contexts, self.config.protocol.context_types)
         except MalformedContext as error:
-            return admission.Verdict(False, of_all(error.status), (str(error),))
+            return admission.Verdict(False, of_all(error.status), (str(error),)), True
         if replica is None:
-            return await self.sessions.receive(event)
-        return await self.sessions.keep_replica(event, *replica)
+            return await self.sessions.receive(event), False
+        return await self.sessions.keep_replica(event, *replica), True
 
     async def _aborted(self, event: TransferAborted) -> None:
         """Its sender is told once it is on record: told before, it would use what we might take after a restart."""

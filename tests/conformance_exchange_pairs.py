@@ -90,6 +90,8 @@ PREDICTIVE = Trace(
 )
 PROTECTED = Trace((ike_sa_init(0), router_esp(1), *(replace(s, time=s.time + 2) for s in NULL.steps)))  # type: ignore[type-var]
 BOTH = (sctp(0, A, B, init(1, FORWARD_TSN_SUPPORTED)), sctp(0.01, B, A, init(2, FORWARD_TSN_SUPPORTED)))
+# An SCTP header, a DATA chunk of CXTP's, ESP's trailer and an ICV (RFC 2410: NULL encryption leaves it as it is).
+IN_CLEAR = bytes.fromhex("13e313e30000000100000000") + DATA_CHUNK + bytes.fromhex("01020284") + bytes(12)
 PARTIAL = Trace((*BOTH, sctp(0.1, A, B, DATA_CHUNK), sctp(1.1, A, B, FORWARD_TSN)))
 CHECKED = Trace((say(0, A, B, ctd()), say(0.1, B, A, ctdr(ContextStatus(0, 1), success=False))))
 ITS_OWN_KEY = replace(IKE_SA, credentials=PresharedKey(KEY))
@@ -112,6 +114,7 @@ EXCHANGE_PAIRS: dict[str, Pair] = {
     "6.1-flood": Pair(FLOODED, without(31), also=("2.5.4-reply",)),
     "6.1-strangers": Pair(STRANGER, at(1, lambda s: replace(s, what=pctd(acknowledge=False)))),
     "6.2-in-advance": Pair(PROTECTED, packet(0, ike_sa_init(2.005))),
+    "6.2-encrypted": Pair(PROTECTED, packet(1, router_esp(1, IN_CLEAR))),
     "6.3-separate-key": Pair(FULL, message(2, blocks=blocks(encode(ITS_OWN_KEY), *ENCODED[1:]))),
     "3.1-sctp": Pair(NULL, to(0, transport=UDP)),
     "3.2-icmp": Pair(FULL, both(to(0, transport=UDP, carriage=Carriage(64)), to(4, transport=UDP))),

@@ -284,9 +284,9 @@ PAIRS: dict[str, Pair] = {
     "2.5.6-null-answer": Pair(NULL, at(1, lambda s: replace(s, what=ctd()))),
     "2.5.6-answered": Pair(NULL, without(1, 2)),
     "2.5.4-reply": Pair(NULL, without(2)),
-    "2.5.4-unasked": Pair(NULL, message(1, acknowledge=False)),
+    "2.5.4-unasked": Pair(DATA, plus(say(0.01, B, A, ctdr()))),
     "2.5.2-answer": Pair(ACTIVATIONS, without(3)),
-    "2.5.2-unasked": Pair(REACTIVE, message(0, acknowledge=False)),
+    "2.5.2-unasked": Pair(without(4)(message(0, acknowledge=False)(REACTIVE)), plus(REACTIVE.steps[4])),
     "2.5.1-same-sequence": Pair(
         FULL, message(1, sequence_number=NUMBER + 1, authorization_token=token(KEY, NUMBER + 1))
     ),

@@ -259,9 +259,9 @@ def ike_sa_init(time: float) -> IpPacket:
     return ip_packet(100 + time, A, B, 17, udp + header, MAC_A)
 
 
-def router_esp(time: float) -> IpPacket:
+def router_esp(time: float, protected: bytes = bytes(24)) -> IpPacket:
     """ESP between the routers."""
-    return ip_packet(100 + time, A, B, 50, bytes.fromhex("0000abcd00000001") + bytes(24), MAC_A)
+    return ip_packet(100 + time, A, B, 50, bytes.fromhex("0000abcd00000001") + protected, MAC_A)
 
 
 # --- changes ----------------------------------------------------------------------------------------------------

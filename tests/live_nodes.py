@@ -33,20 +33,17 @@ KEY = b"shared by the mobile node and A"
 QUICK = replace(PROTOCOL, timers=Timers(max_transfer_time=0.4, max_handover_time=4.0))
 MOBILE_TIMERS = Timers(request_retry=0.2, retry_max=4.0)
 
-LISTED = {"2.5.1-requested-types"}
-"""A SHOULD that our node leaves on purpose (docs/conformance.md)."""
-
 SHOWN = {
     "new-router": {
         "2.3-unknown-type", "2.5-malformed", "2.5.2-answer", "2.5.2-unasked", "2.5.4-failure", "2.5.4-reply",
         "2.5.4-unasked", "2.5.6-answered", "2.5.6-verbatim", "3.2-duplicate", "5.1-predictive", "6.1-flood",
-        "6.3-activated", "6.3-key-reuse", "6.3-request-rate", "formats-receipt", "safety-generation",
+        "6.3-activated", "6.3-request-rate", "formats-receipt", "safety-generation",
         "safety-one-taker",
     },
     "previous-router": {
-        "2.1-scenarios", "2.5-malformed", "2.5.2-answer", "2.5.2-unasked", "2.5.3-key", "2.5.3-resent", "2.5.4-ends",
-        "2.5.5-cancel", "2.5.6-empty-refusal", "6.1-flood", "6.3-request-rate", "6.3-validated", "content-keys",
-        "content-mandatory", "formats-manifest-digest",
+        "2.1-scenarios", "2.5-malformed", "2.5.1-requested-types", "2.5.2-answer", "2.5.2-unasked", "2.5.3-key",
+        "2.5.3-resent", "2.5.4-ends", "2.5.5-cancel", "2.5.6-empty-refusal", "6.1-flood", "6.3-request-rate",
+        "6.3-validated", "content-keys", "content-mandatory", "formats-manifest-digest",
     },
     "mobile-node": {
         "2-started", "2.5.1-layout", "2.5.1-null-token", "2.5.1-other-router", "2.5.1-token", "3.2-answered",

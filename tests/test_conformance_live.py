@@ -14,7 +14,6 @@ import pytest
 from deviations import DEVIATIONS
 from live_nodes import (
     KEY,
-    LISTED,
     MN,
     MOBILE_TIMERS,
     QUICK,
@@ -30,16 +29,15 @@ from node_helpers import Lab, lab, recorded_contexts
 
 from cxtp.config import ProtocolConfig
 from cxtp.conformance import live, probes
-from cxtp.conformance.verdicts import Level, Report, Verdict
+from cxtp.conformance.verdicts import Report, Verdict
 from cxtp.constants import PORT
 from cxtp.mobile import MobileNodeClient
 from cxtp.transports.udp import UdpEndpoint
 
 
 def check(report: Report, role: str) -> None:
-    """No MUST is broken; and whatever was put to the test has a deviation that fails it."""
-    assert not report.failed(Level.MUST), told(report)
-    assert failed(report) == (LISTED if role == "previous-router" else set()), told(report)
+    """No rule is broken; and whatever was put to the test has a deviation that fails it."""
+    assert not failed(report), told(report)
     assert passed(report) >= SHOWN[role], SHOWN[role] - passed(report)
     assert passed(report) <= DEVIATIONS.keys(), passed(report) - DEVIATIONS.keys()
 

@@ -7,10 +7,34 @@ from dataclasses import replace
 
 import pytest
 from conformance_exchange_pairs import EXCHANGE_PAIRS
-from conformance_pairs import CASES, IN_CASE_2, IN_CASE_3, MOVED, OTHERWISE
+from conformance_pairs import ACTIVATIONS, CASES, IN_CASE_2, IN_CASE_3, MOVED, OTHERWISE, REACTIVE
 from conformance_pairs import PAIRS as MESSAGE_PAIRS
 from conformance_table import DOCUMENT, read_table
-from conformance_traces import COUNTED, MAC_A, UDP, A, B, Trace, ct_req, ctd, given, ike, ip_packet, judge, say, without
+from conformance_traces import (
+    COUNTED,
+    CTC,
+    MAC_A,
+    UDP,
+    A,
+    B,
+    C,
+    M,
+    Trace,
+    ct_req,
+    ctaa,
+    ctar,
+    ctd,
+    ctdr,
+    given,
+    ike,
+    ip_packet,
+    judge,
+    pctd,
+    plus,
+    say,
+    without,
+)
+from helpers import KEY
 
 from contexts.base import encode
 from contexts.keys import derive_ipsec_keys
@@ -99,6 +123,46 @@ def test_one_wait_that_a_busy_machine_may_have_drawn_out_is_a_doubt() -> None:
     assert judge(without(3)(late)).of("3.1-backoff").verdict is Verdict.INCONCLUSIVE
     slow = Trace(tuple(say(time, B, A, ct_req(), UDP) for time in (0, 2, 4)))
     assert judge(slow).of("3.1-backoff").verdict is Verdict.FAIL
+
+
+ONCE = Trace((say(0, A, B, pctd()), say(0.01, B, A, ctdr())), keys=(KEY,))
+
+
+@pytest.mark.parametrize(
+    ("rule_id", "trace"),
+    [
+        ("2.5-one-transfer", ONCE),  # no second transfer
+        ("2.5-one-transfer", plus(say(0.005, A, B, pctd(elapsed_time=5)))(ONCE)),  # nor is a repetition one
+        ("6.3-key-reuse", ONCE),  # no key before
+        ("safety-one-taker", ONCE),  # no other router that was given the session
+        ("2.5.4-unasked", ONCE),  # asked for
+        ("2.5.2-unasked", REACTIVE),  # asked for
+        ("3.2-answered", ACTIVATIONS),  # repeated, but never answered
+        ("2.5.5-sender", Trace((say(0, A, B, ctd()), say(1, C, A, CTC)))),  # another router's
+    ],
+)
+def test_what_was_not_put_to_the_test_does_not_pass(rule_id: str, trace: Trace) -> None:
+    if rule_id == "3.2-answered":
+        trace = replace(trace, steps=tuple(s for s in trace.steps if s.destination != M))
+        assert len(trace.steps) > 2
+    assert judge(trace).of(rule_id).verdict is Verdict.NOT_EXERCISED
+
+
+def test_the_receipt_says_which_data_a_reply_answers() -> None:
+    """Data with A before it excuses no answer to data without."""
+    asked = (say(0, A, B, ctd()), say(0.01, B, A, ctdr()))
+    later = say(30, A, B, ctd(acknowledge=False, generation=8, transfer=2))
+    for answer, verdict in (((), Verdict.PASS), ((say(30.01, B, A, ctdr(transfer=2)),), Verdict.FAIL)):
+        assert judge(Trace((*asked, later, *answer))).of("2.5.4-unasked").verdict is verdict
+    ended = replace(Trace((*asked, later)), end=130.1)
+    assert judge(ended).of("2.5.4-unasked").verdict is Verdict.INCONCLUSIVE
+
+
+def test_an_answered_request_is_watched_until_one_more_would_be_due() -> None:
+    """After 2 s the first time (RFC 4067, 4): a capture that ends before shows nothing."""
+    trace = Trace((say(0, M, A, ctar(B)), say(0.5, A, M, ctaa())))
+    for end, verdict in ((101.9, Verdict.INCONCLUSIVE), (102.1, Verdict.PASS)):
+        assert judge(replace(trace, end=end)).of("3.2-answered").verdict is verdict
 
 
 def test_rules_name_rows_of_the_table_of_conformance() -> None:

@@ -15,9 +15,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from node_helpers import MN, arrived_whole, lab
+from helpers import KEY
+from node_helpers import MN, arrived_whole, lab, until
 from simulation import scratch
 from simulation.kernel import Kernel, KernelSink, Ledger, Violation, context_of, counter_of
+from test_node import MobileNodePeer
 from test_sessions import Kernel as RememberingKernel
 from test_sessions import sessions
 
@@ -261,6 +263,32 @@ def test_over_the_wire(tmp_path: Path) -> None:
                 await a.replicas.ask(again)
             assert made.states()["a"] is SessionState.RELEASED
             assert made.states()["b"] is SessionState.OWNED
+
+    asyncio.run(main())
+
+
+def test_a_replica_stands_in_nobodys_way(tmp_path: Path) -> None:
+    """Another owner's replica is kept at once; a mobile node that comes to the standby gets its session there."""
+
+    async def main() -> None:
+        async with lab(tmp_path, "udp", start=("b", "c"), names=NAMES) as made:
+            a = await made.start("a", mobile_node_keys={MN: KEY})
+            b, c = made.nodes["b"], made.nodes["c"]
+            await c.sessions.load(MN, [context_of(1, 0)])
+            for owner in (c, a):
+                record = await owner.sessions.assign_standby(MN, "b")
+                assert record is not None
+                await owner.replicas.ask(record)
+                assert not b.router.new.awaits(MN)
+                if owner is c:
+                    await c.move(MN, "a")
+            assert made.states() == {"a": SessionState.OWNED, "b": SessionState.REPLICA, "c": SessionState.RELEASED}
+            mobile = MobileNodePeer(made)
+            await mobile.endpoint.start()
+            mobile.activate(KEY, predictive=False)
+            await until(lambda: made.states()["b"] is SessionState.OWNED)
+            await until(lambda: made.states()["a"] is SessionState.RELEASED)
+            await mobile.endpoint.close()
 
     asyncio.run(main())
 

@@ -112,6 +112,7 @@ def test_spoiled_icmp(tshark: str, tmp_path: Path) -> None:
     malformed: list[int] = []
     trees = list(wireshark.packets(tshark, path, malformed=malformed))
     assert [wireshark.normal(found[0]) if found else None for found in trees] == expected
+    assert malformed
     assert not any(expected[place] for place in malformed)  # Wireshark's own ICMP gave up what we refuse, nothing else
 
 

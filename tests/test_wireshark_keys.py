@@ -11,7 +11,7 @@ import stat
 import struct
 import subprocess
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,13 @@ from session_examples import LOCAL, REMOTE, esp_proposals, ipsec_context, keys_f
 from test_wireshark import tshark
 
 from contexts.algorithms import ENCRYPTION, CipherKind
+from contexts.ikev2 import IkeSaContext
+from contexts.ipsec import IpsecSaContext
 from contexts.session import RestoredSession
 from contexts.session.esp import IpsecSaSession
 from contexts.values import SequenceNumbers
 from cxtp.adapters.capture import PcapWriter
+from cxtp.adapters.strongswan_ha import read_ha_capture
 from cxtp.adapters.wireshark_tables import wireshark_tables
 from cxtp.cli import main
 from cxtp.commands.keys import write
@@ -203,3 +206,27 @@ def test_what_the_installed_wireshark_refuses_is_told(tshark: str, tmp_path: Pat
 def test_no_source_of_keys_is_an_error(tmp_path: Path) -> None:
     assert "name a context file" in keys("-o", tmp_path, code=2).stderr
     assert "ha.pcap" in keys("--trace", tmp_path, "-o", tmp_path, code=2).stderr
+
+
+def test_an_algorithm_that_is_not_known_here_is_named_and_the_rest_written() -> None:
+    """Camellia-CBC (23), which strongSwan may negotiate: for a CHILD_SA, for an IKE_SA with its children."""
+    contexts = [
+        c
+        for s in read_ha_capture(TRACES / "two-children" / "ha.pcap", keep_deleted=True).sessions()
+        for c in s.contexts
+        if isinstance(c, (IkeSaContext, IpsecSaContext))
+    ]
+    whole = wireshark_tables(contexts)
+    first = next(n for n, c in enumerate(contexts) if isinstance(c, IpsecSaContext))
+    assert not whole.withheld
+
+    def with_camellia(place: int) -> list[IkeSaContext | IpsecSaContext]:
+        item = contexts[place]
+        other = replace(item, proposal=replace(item.proposal, encryption=23))  # type: ignore[type-var]
+        return [*contexts[:place], other, *contexts[place + 1 :]]
+
+    child = wireshark_tables(with_camellia(first))
+    assert (child.ikev2, len(child.esp), len(child.withheld)) == (whole.ikev2, len(whole.esp) - 2, 1)
+    assert "encryption algorithm 23 is not supported" in child.withheld[0]
+    parent = wireshark_tables(with_camellia(next(n for n, c in enumerate(contexts) if isinstance(c, IkeSaContext))))
+    assert (parent.ikev2, parent.esp, len(parent.withheld)) == ([], [], len(contexts))

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from contexts.algorithms import ENCRYPTION, INTEGRITY, CipherKind
+from contexts.algorithms import ENCRYPTION, INTEGRITY, CipherKind, ike_transforms, ipsec_transforms
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 from contexts.keys import ike_key_generations
 from contexts.session import RestoredSession
-from contexts.values import IkeProposal, IpsecProposal
+from contexts.values import IkeProposal, IpsecProposal, KeymatDerivation
 from cxtp.constants import EncryptionAlgorithm as E
 from cxtp.constants import IntegrityAlgorithm as I
 from cxtp.constants import SecurityProtocol
+from cxtp.errors import UnsupportedAlgorithm
 
 _IKE_INTEGRITY: Mapping[int, str] = {
     0: "NONE [RFC4306]",
@@ -68,10 +69,10 @@ class WiresharkTables:
 
 def wireshark_tables(contexts: Iterable[IkeSaContext | IpsecSaContext]) -> WiresharkTables:
     """The keys of all SAs.  Raises RemoteError where contexts do not fit each other or lack a parameter."""
-    contexts = tuple(contexts)
-    restored = RestoredSession.restore(contexts)
     tables = WiresharkTables()
-    for context in contexts:
+    known = _known_here(tables, tuple(contexts))
+    restored = RestoredSession.restore(known)
+    for context in known:
         if isinstance(context, IkeSaContext):
             _add_ike(tables, context)
         else:
@@ -79,6 +80,35 @@ def wireshark_tables(contexts: Iterable[IkeSaContext | IpsecSaContext]) -> Wires
     tables.ikev2[:] = dict.fromkeys(tables.ikev2)
     tables.esp[:] = dict.fromkeys(tables.esp)
     return tables
+
+
+def _known_here(
+    tables: WiresharkTables, contexts: tuple[IkeSaContext | IpsecSaContext, ...]
+) -> list[IkeSaContext | IpsecSaContext]:
+    """Those whose keys can be derived; of the others (Camellia, say) it is said that they can't."""
+    lost: dict[object, str] = {}
+    for context in contexts:
+        try:
+            if isinstance(context, IkeSaContext):
+                ike_transforms(context.proposal)
+            else:
+                ipsec_transforms(context.proposal)
+        except UnsupportedAlgorithm as error:
+            lost[id(context)] = str(error)
+            if isinstance(context, IkeSaContext):
+                lost[context.spis] = f"its keys come from an IKE_SA whose {error}"
+    known: list[IkeSaContext | IpsecSaContext] = []
+    for context in contexts:
+        why = lost.get(id(context))
+        if isinstance(context, IpsecSaContext) and isinstance(context.keying, KeymatDerivation):
+            why = why or lost.get(context.keying.ike_spis)
+        if why is None:
+            known.append(context)
+        elif isinstance(context, IkeSaContext):
+            tables.withheld.append(f"IKE_SA {context.spis}: no keys, {why}")
+        else:
+            tables.withheld.append(f"CHILD_SA {context.inbound_spi:08x}_{context.outbound_spi:08x}: no keys, {why}")
+    return known
 
 
 def _add_ike(tables: WiresharkTables, context: IkeSaContext) -> None:

@@ -46,6 +46,11 @@ def contexts_of(item: Record, case: Case) -> tuple[EncodedContext, ...]:
     return tuple(encoded for encoded, _ in decoded(item, case))
 
 
+def is_replica(item: Record, case: Case) -> bool:
+    """Whether data is a replica for a standby: its sender goes on using the session (docs/context-formats.md, 6.5)."""
+    return any(context.feature_profile_type == case.context_types.replica for context in contexts_of(item, case))
+
+
 def _decode(context: EncodedContext, case: Case) -> Context | RemoteError:
     try:
         return decode(context, case.context_types)

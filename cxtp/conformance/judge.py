@@ -14,7 +14,7 @@ from .packets import MAXIMUM_CONTEXTS, Moved, PacketFacts
 from .records import Record, RecordReader
 from .rules import ALL_RULES
 from .rules.formats import manifest_of
-from .story import Case, Stories, Story
+from .story import Case, Stories, Story, carries_contexts
 from .verdicts import Group, Level, Moment, Outcome, Report, Result, Rule, selected
 
 Progress = Callable[[int], None]
@@ -58,6 +58,8 @@ class Judge:
         self.case.clock(item.time)
         self.case.floods.take(item)
         self.case.carried[item.transport] += not item.ours
+        if carries_contexts(item):
+            self.case.context_paths[frozenset((item.source[0], item.destination[0]))] = item.number
         story = self._stories.of(item)
         if not item.ours:
             for rule in self._of_record:

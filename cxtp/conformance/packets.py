@@ -9,15 +9,18 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Union
 
+from contexts.algorithms import ENCRYPTION, INTEGRITY, PRF
 from contexts.base import Context
 from contexts.ikev2 import IkeSaContext
 from contexts.ipsec import IpsecSaContext
 from contexts.session import ProtectedPacket, RestoredSession
-from contexts.values import IPAddress
+from contexts.values import IPAddress, KeymatDerivation
 
 from ..adapters.capture import IpPacket
-from ..errors import LocalError, RemoteError, ReplayError
+from ..constants import IkeExchange
+from ..errors import LocalError, RemoteError, UnsupportedAlgorithm
 from .associations import Associations
 from .bounded import Bounded
 from .protection import esp_octets
@@ -34,12 +37,17 @@ MAXIMUM_NUMBERS = 262_144
 FINDINGS_KEPT = 64
 
 _PROTECTED_BY_ESP = (50, 17)
+_EXCHANGE_TYPE_AT = 18
+_KNOWN = {"encryption algorithm": ENCRYPTION, "integrity algorithm": INTEGRITY, "pseudorandom function": PRF}
 _LOW_64 = (1 << 64) - 1
+_LOW_32 = (1 << 32) - 1
+_HALF = 1 << 31
 
 SaKey = tuple[IPAddress, int]
 """Destination and SPI: what names one direction of an SA (RFC 4301, 4.1)."""
 
 SessionKey = tuple[object, ...]
+SaContext = Union[IkeSaContext, IpsecSaContext]
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class Direction:
     """One direction of one SA as its ESP packets show it."""
 
     highest: int = 0
+    """Of the 32 bits that are sent; once they have begun anew, the last that went further (RFC 1982, 3.2)."""
+
+    wrapped: bool = False
     packets: int = 0
     first: int = 0
     last: int = 0
@@ -77,6 +88,9 @@ class Direction:
             if before >> 64 != digest and len(self.reused) < FINDINGS_KEPT:
                 self.reused.append((before & _LOW_64, packet.index, number))
             return  # the same octets twice: a capture that saw a packet twice
+        ahead = (number - self.highest) & _LOW_32
+        if number < self.highest and ahead < _HALF:
+            self.wrapped = True  # an extended number's low half begins anew (RFC 4303, 2.2.1)
         oldest = next(iter(self.used), self.highest)
         went_back = self.packets > 1 and number < min(self.highest - REMEMBERED_NUMBERS, oldest)
         if went_back and self.highest - number < 1 << 31 and len(self.reused) < FINDINGS_KEPT:
@@ -85,7 +99,8 @@ class Direction:
         self.used[number] = digest << 64 | packet.index
         if len(self.used) > REMEMBERED_NUMBERS:
             self.used.popitem(last=False)
-        self.highest = max(self.highest, number)
+        if ahead < _HALF or not self.wrapped:
+            self.highest = number if self.wrapped else max(self.highest, number)
         another = not self.owners or self.owners[-1][1] != packet.link_source
         if packet.link_source and another and len(self.owners) < FINDINGS_KEPT:
             self.owners.append((packet.index, packet.link_source))
@@ -101,7 +116,10 @@ class Opened:
 
 
 class PacketFacts:
-    """Takes every IP packet of a capture, once the contexts are known."""
+    """Takes every IP packet of a capture, once the contexts are known.
+
+    ``unrestored``: packets whose contexts give no keys, and why; ``unknown``: those whose algorithms the judge lacks.
+    """
 
     def __init__(self, moved: Iterable[Moved]) -> None:
         self.moved = list(moved)[:MAXIMUM_CONTEXTS]
@@ -111,6 +129,7 @@ class PacketFacts:
         self._remembered = 0
         self.associations = Associations()
         self.unrestored: list[tuple[int, str]] = []
+        self.unknown: list[tuple[int, str]] = []
         self.session = self._restore()
         self._moves: dict[SaKey, deque[int]] = {}
         for item in self.moved:
@@ -126,21 +145,41 @@ class PacketFacts:
         return list(found.values())
 
     def _restore(self) -> RestoredSession | None:
-        wanted = [m for m in self.newest() if isinstance(m.context, (IkeSaContext, IpsecSaContext))]
+        wanted = [(m.number, m.context) for m in self.newest() if isinstance(m.context, (IkeSaContext, IpsecSaContext))]
         if not wanted:
             return None
-        contexts = [m.context for m in wanted if isinstance(m.context, (IkeSaContext, IpsecSaContext))]
         try:
-            return RestoredSession.restore(contexts)
+            return RestoredSession.restore(context for _, context in wanted)
         except (RemoteError, LocalError) as error:
-            self.unrestored.append((wanted[-1].number, str(error)))
-        for item in wanted:  # which of them is it?
-            if isinstance(item.context, IkeSaContext):
-                try:
-                    RestoredSession.restore([item.context])
-                except (RemoteError, LocalError) as error:
-                    self.unrestored[0] = (item.number, str(error))
-        return None
+            whole = (wanted[-1][0], str(error))
+        usable = self._usable(wanted)
+        try:
+            return RestoredSession.restore(usable) if usable else None
+        except (RemoteError, LocalError):  # each by itself, and not all together
+            self.unrestored.append(whole)
+            return None
+
+    def _usable(self, wanted: list[tuple[int, SaContext]]) -> list[SaContext]:
+        """What can be restored by itself, or an IPsec_SA with its IKE_SA; why the rest can't be is kept."""
+        parents = {context.spis: context for _, context in wanted if isinstance(context, IkeSaContext)}
+        usable: list[SaContext] = []
+        for number, context in sorted(wanted, key=lambda item: isinstance(item[1], IpsecSaContext)):
+            own: list[SaContext] = [context]
+            if isinstance(context, IpsecSaContext) and isinstance(context.keying, KeymatDerivation):
+                parent = parents.get(context.keying.ike_spis)
+                if parent is not None and parent not in usable:
+                    continue  # said of the IKE_SA
+                own += [] if parent is None else [parent]
+            try:
+                RestoredSession.restore(own)
+            except UnsupportedAlgorithm as error:
+                known = error.number in _KNOWN.get(error.kind, ())  # then its key length is what is wrong
+                (self.unrestored if known else self.unknown).append((number, str(error)))
+            except (RemoteError, LocalError) as error:
+                self.unrestored.append((number, str(error)))
+            else:
+                usable.append(context)
+        return usable
 
     def take(self, packet: IpPacket) -> None:
         """One packet of the capture."""
@@ -188,18 +227,26 @@ class PacketFacts:
         tally = self.opened[protected.kind]
         tally.seen += 1
         try:
-            _open(session, protected)
+            session.open_recorded(protected)
             tally.opened += 1
         except RemoteError as error:
-            if len(tally.failures) < FINDINGS_KEPT:
+            if _from_before_the_last_key_update(session, protected):
+                tally.seen -= 1
+            elif len(tally.failures) < FINDINGS_KEPT:
                 tally.failures.append((packet.index, str(error)))
 
 
-def _open(session: RestoredSession, packet: ProtectedPacket) -> None:
-    try:
-        session.open(packet)
-    except ReplayError:
-        session.open(packet, replays=False)  # from before the hand-over: its keys are proved all the same
+def _from_before_the_last_key_update(session: RestoredSession, packet: ProtectedPacket) -> bool:
+    """Whether an IKE_INTERMEDIATE message may be under keys that a context need not have.
+
+    Each of these exchanges updates the keys and is itself under those before (RFC 9370, 2.2.2), which an IKE_SA in use
+    has no more use for (docs/context-formats.md, 4.2).
+    """
+    if packet.ike_spis is None or packet.octets[_EXCHANGE_TYPE_AT] != IkeExchange.IKE_INTERMEDIATE:
+        return False
+    ike_sa = session.ike_sa(packet.ike_spis)
+    updates = len(ike_sa.context.proposal.additional_key_exchanges)
+    return len(ike_sa.generations) < 1 + max(1, updates)
 
 
 def identity(context: Context) -> SessionKey:

@@ -223,11 +223,17 @@ async def without_receipt(prober: Prober) -> None:
 
 
 async def listed(prober: Prober) -> None:
-    """Asked for contexts of one type alone."""
-    if prober.config.has_routers:
+    """Asked for all types that the session has, each by its number, and for one of them alone."""
+    if not prober.config.has_routers:
+        return
+    types: list[int] = []
+    for count in (0, None, 1):  # first without a list, to see what there is
         said = len(prober.records)
-        prober.say(prober.request(requested=(ContextRequest(ContextTypes().ike_sa),)))
+        prober.say(prober.request(requested=tuple(ContextRequest(kind) for kind in types[:count])))
         await _refuse(prober, said)
+        ours = (ContextTypes().transfer_manifest, ContextTypes().continuation)
+        sent = [b for r in prober.records[said:] for b in getattr(r.message, "blocks", ()) if not r.ours]
+        types = types or sorted({b.feature_profile_type for b in sent}.difference(ours))
 
 
 async def silence(prober: Prober) -> None:
@@ -349,11 +355,13 @@ async def mobile_node(prober: Prober) -> None:
     first = await prober.hear(ContextTransferActivateRequest, within=config.patience, after=0)
     if first is None:
         return
-    waited = config.timers.request_retry * 7 + 1  # three repetitions: after 1, 3 and 7 waits
-    await asyncio.sleep(min(waited, config.timers.retry_max * 0.9))
+    retry, most = config.timers.request_retry, config.timers.retry_max
+    waited = min(retry * 7 + 1, most * 0.9)  # three repetitions: after 1, 3 and 7 waits
+    await asyncio.sleep(waited)
     if isinstance(first.message, ContextTransferActivateRequest) and first.message.acknowledge:
         prober.say(ContextTransferActivateAcknowledge(mn_previous_address=first.message.mn_previous_address))
-    await asyncio.sleep(config.timers.request_retry * 3)
+    # One more would be due after 15 waits.
+    await asyncio.sleep(max(retry * 3, min(retry * 15, most) - waited) + QUIET_SECONDS)
 
 
 PROBES: dict[str, tuple[Probe, ...]] = {

@@ -15,9 +15,9 @@ from contexts.base import Context
 from ..adapters.capture import IpPacket
 from ..config import ContextTypes, Timers
 from ..dissect import Transport
-from ..messages import ContextTransferActivateRequest, IPAddress, Message
+from ..messages import ContextTransferActivateRequest, ContextTransferData, IPAddress, Message
 from .bounded import Bounded
-from .protection import esp_octets, is_ike_sa_init
+from .protection import esp_octets, is_ike_sa_init, shows_cxtp
 from .records import End, Record
 
 MAXIMUM_RECORDS = 256
@@ -106,7 +106,8 @@ class Case:
     ``on_the_wire``: the capture was taken between the routers' hosts, so that IPsec would show as ESP.
     ``routers``: all that there are, where the judge was told; others are strangers.
     ``live``: one side is the prober, which is not judged.  ``begin``, ``end``: the time of the first and last packet.
-    ``carried``: messages by their transport.
+    ``carried``: messages by their transport.  ``esp_paths``, ``null_paths``, ``ike_paths``, ``context_paths``: where
+    ESP, ESP without encryption around CXTP, IKE, and contexts in the clear go, by both ends' addresses.
     """
 
     timers: Timers = field(default_factory=Timers)
@@ -121,7 +122,9 @@ class Case:
     end: float = 0.0
     carried: Counter[Transport] = field(default_factory=Counter)
     esp_paths: Bounded = field(default_factory=Bounded)
+    null_paths: Bounded = field(default_factory=Bounded)
     ike_paths: Bounded = field(default_factory=Bounded)
+    context_paths: Bounded = field(default_factory=Bounded)
     floods: Floods = field(default_factory=Floods)
     _memory: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -134,8 +137,11 @@ class Case:
         """A packet of the capture: where ESP and IKE go between hosts, by both addresses."""
         self.clock(packet.time)
         path = frozenset((packet.source, packet.destination))
-        if packet.protocol == _ESP or (packet.protocol == _UDP and esp_octets(packet) is not None):
+        esp = esp_octets(packet) if packet.protocol in (_ESP, _UDP) else None
+        if packet.protocol == _ESP or esp is not None:
             self.esp_paths[path] = packet.index
+            if esp is not None and shows_cxtp(esp):
+                self.null_paths.setdefault(path, packet.index)
         elif packet.protocol == _UDP and is_ike_sa_init(packet):
             self.ike_paths[path] = (packet.index, packet.time)
 
@@ -213,6 +219,11 @@ def between(one: Record, other: Record, *, back: bool = False) -> bool:
     if back:
         source, destination = destination, source
     return router(one.source) == source and router(one.destination) == destination
+
+
+def carries_contexts(item: Record) -> bool:
+    """Whether it is a CTD or PCTD that is no refusal (docs/decisions.md, 21)."""
+    return isinstance(item.message, ContextTransferData) and bool(item.message.blocks)
 
 
 def short(message: Message | None) -> str:

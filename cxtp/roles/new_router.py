@@ -135,13 +135,15 @@ class NewRouter(Router):
         now: float,
         *,
         success: bool | None = None,
+        for_mobile_node: bool = True,
     ) -> None:
         """Say what became of a ContextsReceived, once it is stored for good.
 
         ``success``: all is the node's now (S=1), whatever the statuses report beside (a context of an unknown
         type that was kept as it came).  Otherwise none of it is, and never will be by this transfer (S=0).  None
-        reads it off the statuses: S=1 where there is none but SUCCESS.  Raises LocalError where nothing waits
-        for this.
+        reads it off the statuses: S=1 where there is none but SUCCESS.  ``for_mobile_node`` False: a replica
+        (docs/context-formats.md, 6.5), which waits for nobody, so that the mobile node's CTAR is free to ask for the
+        session itself and another owner to send its own.  Raises LocalError where nothing waits for this.
         """
         transfer = self._transfers.get(mn_address)
         if transfer is None or transfer.state is not State.INSTALLING or transfer.transfer_id != transfer_id:
@@ -151,8 +153,10 @@ class NewRouter(Router):
             success = not failures
         collection = transfer.collection
         ahead = success and collection is not None and collection.predictive and not transfer.activated
+        if ahead and not for_mobile_node:
+            ahead, failures = False, of_all(StatusCode.NOT_AUTHORIZED)  # of a CTAR that came in between
         transfer.advance(Trigger.STORED if ahead else Trigger.INSTALLED if success else Trigger.FAILED)
-        self._answer(transfer, Outcome(success, failures), now)
+        self._answer(transfer, Outcome(success, _failures(statuses)), now)
         if ahead:
             self._set_deadline(transfer, now + self.config.timers.max_handover_time)
             self._activate(transfer, now)

@@ -1,7 +1,8 @@
-"""What tshark with our dissector says: its PDML, mapped to the normal form."""
+"""What tshark with our dissector says: its JSON, mapped to the normal form."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -44,17 +45,45 @@ def run(tshark: str, capture: Path, *options: str, home: Path | None = None) -> 
     return said
 
 
+class Pairs(list[tuple[str, Any]]):
+    """A JSON object that keeps what a dict would lose: order, and names that are there more than once."""
+
+
 def packets(
     tshark: str, capture: Path, *options: str, home: Path | None = None, malformed: list[int] | None = None
 ) -> Iterator[list[ElementTree.Element]]:
     """Of each packet, the trees of its CXTP messages.  ``malformed`` takes the places of packets that a dissector of
     Wireshark's own gave up; without it none may be."""
-    said = run(tshark, capture, "-T", "pdml", "-J", "cxtp", *options, home=home)
-    for place, packet in enumerate(ElementTree.fromstring(said.encode()).iter("packet")):
-        if packet.find("proto[@name='_ws.malformed']") is not None:
+    # -x: octets too, which a text's own characters do not tell; not --no-duplicate-keys, which parts a field's
+    # repetitions from the trees below them.
+    said = run(tshark, capture, "-T", "json", "-x", "-J", "cxtp _ws.malformed", *options, home=home)
+    for place, packet in enumerate(json.loads(said, object_pairs_hook=Pairs)):
+        layers: Pairs = dict(dict(packet)["_source"])["layers"]
+        if any(name == "_ws.malformed" for name, _ in layers):
             assert malformed is not None
             malformed.append(place)
-        yield packet.findall("proto[@name='cxtp']")
+        yield [_element("proto", name, value) for name, value in layers if name == "cxtp"]
+
+
+def _element(tag: str, name: str, inner: Pairs) -> ElementTree.Element:
+    """A node of tshark's tree in the form of PDML, which the stub of Wireshark's interface writes too.
+
+    tshark writes a field as "NAME_raw": [its octets or bits in hexadecimal, ...], "NAME": shown or the tree below it,
+    "NAME_tree": the tree below a field that is shown.
+    """
+    found = ElementTree.Element(tag, name=name)
+    octets: dict[str, str] = {}
+    for key, item in inner:
+        if key.endswith("_raw"):
+            octets[key.removesuffix("_raw")] = item[0]
+        elif key.endswith("_tree"):
+            assert found[-1].get("name") == key.removesuffix("_tree")
+            found[-1].extend(_element("field", key, item))
+        elif isinstance(item, Pairs):
+            found.append(_element("field", key, item))
+        else:
+            ElementTree.SubElement(found, "field", name=key, show=item, value=octets.pop(key, ""))
+    return found
 
 
 def experts(tree: ElementTree.Element) -> list[str]:

@@ -15,7 +15,7 @@ from ..contents import decoded
 from ..packets import Moved, PacketFacts, SessionKey, identity
 from ..records import Record
 from ..story import Case, Story
-from ..verdicts import HOLDS, Fault, Group, Moment, Outcome
+from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .table import MUST, Table
 
 RULES = Table(Group.CONTENT)
@@ -42,12 +42,14 @@ def mandatory(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     "docs/context-formats.md, 4",
     MUST,
     "pAR",
-    "all keys follow from the contexts: right lengths, known algorithms, each IPsec_SA with its IKE_SA",
+    "all keys follow from the contexts: right lengths, each IPsec_SA with its IKE_SA",
     moment=Moment.CAPTURE,
 )
 def keys_derivable(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
-    for number, why in facts.unrestored[:1]:
+    for number, why in facts.unrestored:
         yield Fault((number,) if number else (), "keys for every SA", why)
+    for number, why in facts.unknown:
+        yield Doubt((number,) if number else (), f"no keys, since the judge does not know its algorithm: {why}")
     if facts.session is not None:
         yield HOLDS
 

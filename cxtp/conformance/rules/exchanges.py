@@ -14,9 +14,9 @@ from ...messages import (
     PredictiveContextTransferData,
 )
 from ..bounded import Bounded
-from ..contents import contexts_of
+from ..contents import contexts_of, is_replica
 from ..records import Record
-from ..story import QUIET_SECONDS, Case, Story, between
+from ..story import QUIET_SECONDS, Case, Story, between, carries_contexts
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .flows import CROSSING_SECONDS, judged, unanswered
 from .formats import manifest_of
@@ -72,8 +72,7 @@ def _is_first_copy(item: Record, story: Story, seconds: float) -> bool:
     rows=("2.1-a", "2.1.1-a"),
 )
 def destination(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item) or is_replica(item, case):
         return
     if not _is_first_copy(item, story, case.timers.max_handover_time):
         return
@@ -107,8 +106,7 @@ def destination(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("2.5.1-f",),
 )
 def requested_types(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item) or is_replica(item, case):
         return
     for other, request in story.back(ContextTransferRequest, ContextTransferActivateRequest):
         if item.time - other.time > case.timers.max_handover_time or other.destination[0] != item.source[0]:
@@ -131,8 +129,7 @@ def requested_types(item: Record, story: Story, case: Case) -> Iterator[Outcome]
     rows=("2.5.3-c", "2.5.6-b"),
 )
 def resent(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item):
         return
     numbers = {
         m.sequence_number
@@ -147,6 +144,8 @@ def resent(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
         if isinstance(what, ContextTransferRequest) and between(other, item, back=True):
             request = other if what.sequence_number in numbers else None
         elif isinstance(what, PredictiveContextTransferData) and between(other, item) and what.blocks:
+            if is_replica(other, case) or is_replica(item, case):
+                continue
             if request is not None:
                 one, two = (contexts_of(r, case) for r in (other, item))
                 kind = case.context_types.transfer_manifest

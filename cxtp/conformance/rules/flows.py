@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
+from ...manifest import split_receipt
 from ...messages import (
     ContextTransferActivateAcknowledge,
     ContextTransferActivateRequest,
@@ -11,18 +13,26 @@ from ...messages import (
     ContextTransferData,
     ContextTransferDataReply,
     ContextTransferRequest,
+    IPAddress,
     PredictiveContextTransferData,
 )
 from ..records import Record
-from ..story import Case, Story, between
+from ..story import Case, Story, between, carries_contexts
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
+from .formats import manifest_of
 from .messages import told
 from .table import MUST, SHOULD, Table, expect
 
 RULES = Table(Group.FLOWS)
 
+Ends = tuple[IPAddress, IPAddress]
+"""Source and destination."""
+
 CROSSING_SECONDS = 0.1
 """Two messages this close may have crossed on the way (ours)."""
+
+_SILENT_SECONDS = 1.0
+"""An answer that nobody asked for would have come by then (ours), or within CT_MAX_TRANSFER_TIME."""
 
 _CANCELLED_SECONDS = 1.0
 """Data so long after a CTC belongs to it; later ones to another transfer, started by pAR alone (ours)."""
@@ -51,22 +61,26 @@ def judged(item: Record, case: Case) -> bool:
     rows=("2.5-b",),
 )
 def one_transfer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if not isinstance(item.message, ContextTransferData) or not item.message.blocks or case.live:
+    """Put to the test by a second transfer; the first one alone and its repetitions show nothing."""
+    if not carries_contexts(item) or case.live:
         return  # a prober is one router, and sees what goes to it alone
     open_with: Record | None = None
+    earlier = False
     for other in story.records:
         message = other.message
-        if isinstance(message, ContextTransferData) and message.blocks and other.source[0] == item.source[0]:
-            open_with = other
+        if isinstance(message, ContextTransferData) and message.blocks:
+            earlier = True
+            if other.source[0] == item.source[0]:
+                open_with = other
         elif isinstance(message, (ContextTransferDataReply, ContextTransferCancel)):
             ended = open_with is not None and between(other, open_with, back=True)
             open_with = None if ended else open_with
     if open_with is None or item.time - open_with.time > case.timers.max_transfer_time:
-        yield HOLDS
-        return
-    same = open_with.destination[0] == item.destination[0]
-    seen = f"data to {item.destination[0]} while that to {open_with.destination[0]} is unanswered"
-    yield expect(same, item, "one transfer at a time", seen, open_with)
+        if earlier:
+            yield HOLDS
+    elif open_with.destination[0] != item.destination[0]:
+        seen = f"data to {item.destination[0]} while that to {open_with.destination[0]} is unanswered"
+        yield expect(False, item, "one transfer at a time", seen, open_with)
 
 
 @RULES.rule(
@@ -103,15 +117,14 @@ def verbatim(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("2.5.6-e", "2.5.3-h"),
 )
 def null_answer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item):
         return
     requests = []
     for other, request in story.of(ContextTransferRequest):
         if between(other, item, back=True) and item.time - other.time <= case.timers.max_handover_time:
             requests.append((other, request))
     if requests and not any(any(request.authorization_token) for _, request in requests):
-        predictive = isinstance(message, PredictiveContextTransferData)
+        predictive = isinstance(item.message, PredictiveContextTransferData)
         yield expect(predictive, item, "a PCTD with algorithm and key", "a CTD", requests[-1][0])
 
 
@@ -171,16 +184,49 @@ def reply(story: Story, case: Case) -> Iterator[Outcome]:
         yield unanswered(item, case.timers.max_handover_time, case, "a CTDR")
 
 
-@RULES.rule("2.5.4-unasked", "2.5.3", MUST, "nAR", "data without A set is not answered by a CTDR", rows=("2.5.3-f",))
-def unasked_reply(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if not isinstance(item.message, ContextTransferDataReply):
-        return
-    data = [(r, m) for r, m in story.of(ContextTransferData) if between(item, r, back=True)]
-    if not data:
-        yield Doubt((item.number,), "the data that it answers is not in the capture")
-        return
-    asked = any(m.acknowledge for _, m in data)
-    yield expect(asked, item, "no CTDR, since A is 0", "a CTDR", data[-1][0])
+@RULES.rule(
+    "2.5.4-unasked",
+    "2.5.3",
+    MUST,
+    "nAR",
+    "data without A set is not answered by a CTDR",
+    rows=("2.5.3-f",),
+    moment=Moment.STORY,
+)
+def unasked_reply(story: Story, case: Case) -> Iterator[Outcome]:
+    """Which data a CTDR answers, its receipt says; one without may answer any that asked for it."""
+    asked: set[tuple[Ends, int | None]] = set()
+    unasked: dict[tuple[Ends, int | None], Record] = {}
+    for item in story.records:
+        message, ends = item.message, (item.source[0], item.destination[0])
+        if isinstance(message, ContextTransferData):
+            found = manifest_of(item, case)
+            transfer = found.transfer_id if found is not None else None
+            if message.acknowledge:
+                asked.add((ends, transfer))
+                unasked.pop((ends, transfer), None)
+            elif (ends, transfer) not in asked and judged(item, case):
+                unasked[ends, transfer] = item
+        elif isinstance(message, ContextTransferDataReply):
+            back = (ends[1], ends[0])
+            named, _ = split_receipt(message.statuses, case.context_types)
+            wanted = any(one == back for one, _ in asked)
+            theirs = [key for key in unasked if key[0] == back and (key[1] == named or not wanted)]
+            if theirs and (named is not None or not wanted):
+                yield Fault((unasked[theirs[-1]].number, item.number), "no CTDR, since A is 0", "a CTDR")
+                for key in theirs:
+                    del unasked[key]
+            elif not wanted and not item.ours:
+                yield Doubt((item.number,), "the data that it answers is not in the capture")
+    for item in unasked.values():
+        yield _silence(item, case)
+
+
+def _silence(item: Record, case: Case) -> Outcome:
+    """No answer to what asked for none, where the capture goes on long enough to show it."""
+    if case.end - item.time > min(case.timers.max_transfer_time, _SILENT_SECONDS):
+        return HOLDS
+    return Doubt((item.number,), "the capture ends with it")
 
 
 @RULES.rule(
@@ -211,19 +257,32 @@ def activate_answer(story: Story, case: Case) -> Iterator[Outcome]:
 
 
 @RULES.rule(
-    "2.5.2-unasked", "2.5.1", MUST, "pAR, nAR", "a CTAR without A set is not answered by a CTAA", rows=("2.5.1-d",)
+    "2.5.2-unasked",
+    "2.5.1",
+    MUST,
+    "pAR, nAR",
+    "a CTAR without A set is not answered by a CTAA",
+    rows=("2.5.1-d",),
+    moment=Moment.STORY,
 )
-def unasked_answer(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if not isinstance(item.message, ContextTransferActivateAcknowledge):
-        return
-    ctars = [(r, m) for r, m in story.of(ContextTransferActivateRequest) if between(item, r, back=True)]
-    if not ctars:
-        return
-    asked = sum(m.acknowledge for _, m in ctars)
-    answered = sum(between(item, r) for r, _ in story.of(ContextTransferActivateAcknowledge))
-    # A CTAA names no CTAR: where some had A and some had not, there are at most as many as CTARs with A.
-    good = asked > answered or (asked > 0 and (asked == len(ctars) or story.forgotten > 0))
-    yield expect(good, item, "no CTAA, since A is 0", "a CTAA", ctars[-1][0])
+def unasked_answer(story: Story, case: Case) -> Iterator[Outcome]:
+    """A CTAA names no CTAR: where some had A and some had not, there are at most as many as CTARs with A."""
+    with_a: Counter[Ends] = Counter()
+    answered: Counter[Ends] = Counter()
+    without: dict[Ends, Record] = {}
+    for item in story.records:
+        message, ends = item.message, (item.source[0], item.destination[0])
+        if isinstance(message, ContextTransferActivateRequest):
+            with_a[ends] += message.acknowledge
+            if not message.acknowledge and judged(item, case):
+                without[ends] = item
+        elif isinstance(message, ContextTransferActivateAcknowledge):
+            back = (ends[1], ends[0])
+            answered[back] += 1
+            if back in without and answered[back] > with_a[back] and not (story.forgotten and with_a[back]):
+                yield Fault((without.pop(back).number, item.number), "no CTAA, since A is 0", "a CTAA")
+    for item in without.values():
+        yield _silence(item, case)
 
 
 @RULES.rule(
@@ -365,9 +424,9 @@ def cancel_sender(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
         return
     data = [r for r, _ in story.back(ContextTransferData)]
     asked = [r for r, _ in story.back(ContextTransferRequest)]
-    if data or asked:
-        wrong = [r for r in data if between(r, item)] + [r for r in asked if between(r, item, back=True)]
-        right = [r for r in data if between(r, item, back=True)] + [r for r in asked if between(r, item)]
+    wrong = [r for r in data if between(r, item)] + [r for r in asked if between(r, item, back=True)]
+    right = [r for r in data if between(r, item, back=True)] + [r for r in asked if between(r, item)]
+    if wrong or right:
         yield expect(bool(right) or not wrong, item, "a CTC from the new router", "one from the previous", *wrong[:1])
 
 

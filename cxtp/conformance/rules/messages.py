@@ -342,7 +342,7 @@ def status_codes(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     for status in _statuses(item):
         if status.feature_profile_type != case.context_types.transfer_manifest:
             known = status.status in StatusCode._value2member_map_
-            yield expect(known, item, "a status from 0x00 to 0x0f", f"{status.status:#04x}")
+            yield expect(known, item, f"a status from 0x00 to {max(StatusCode):#04x}", f"{status.status:#04x}")
 
 
 @RULES.rule(

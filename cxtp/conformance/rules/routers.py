@@ -16,8 +16,9 @@ from ...messages import (
     PredictiveContextTransferData,
 )
 from ..contents import decoded
+from ..packets import PacketFacts
 from ..records import Record
-from ..story import Case, Story
+from ..story import Case, Story, carries_contexts
 from ..verdicts import HOLDS, Fault, Group, Moment, Outcome
 from .table import MUST, SHOULD, Table, expect
 
@@ -65,8 +66,7 @@ def strangers(story: Story, case: Case) -> Iterator[Outcome]:
     rows=("6.2-b",),
 )
 def in_advance(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item):
         return
     path = frozenset((item.source[0], item.destination[0]))
     if path not in case.esp_paths:
@@ -78,6 +78,24 @@ def in_advance(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     number, time = case.ike_paths.get(path, (0, begun.time))
     seen = f"IKE_SA_INIT (#{number}) {time - begun.time:.3f} s after the transfer began"
     yield expect(time <= begun.time, item, "ESP between the routers in advance", seen, begun)
+
+
+@RULES.rule(
+    "6.2-encrypted",
+    "6.2",
+    MUST,
+    "pAR, nAR",
+    "ESP between routers encrypts: no CXTP message is to be read in it",
+    rows=("6.2-c",),
+    moment=Moment.CAPTURE,
+)
+def encrypted(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
+    """Who the routers are is known from --router, or from a capture in a host, which has the clear as well."""
+    for number in case.null_paths.values():
+        yield Fault((number,), "ESP with encryption", "a CXTP message right behind its sequence number")
+    for path in case.esp_paths:
+        if path not in case.null_paths and (path in case.context_paths or path <= case.routers):
+            yield HOLDS
 
 
 @RULES.rule(

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from contexts.ipsec import IpsecSaContext
+from contexts.values import CounterKnowledge
 
+from ...manifest import split_receipt
 from ...messages import ContextTransferData, ContextTransferDataReply
+from ..contents import is_replica
 from ..packets import PacketFacts, SaKey
 from ..records import Record
-from ..story import Case, Story, between
+from ..story import Case, Story, between, carries_contexts
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
 from .flows import CROSSING_SECONDS
 from .formats import manifest_of
 from .table import MUST, SHOULD, Table, expect
 
 RULES = Table(Group.SAFETY)
+
+_ALL_32, _ALL_64 = (1 << 32) - 1, (1 << 64) - 1
+_HALF = 1 << 31
+"""Half of the sequence numbers that 32 bits tell apart: so far ahead or behind a number is known to be."""
 
 
 @RULES.rule(
@@ -26,11 +33,10 @@ RULES = Table(Group.SAFETY)
     "who gave a session away gives it to no other: the next transfer comes from its owner",
 )
 def one_owner(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    message = item.message
-    if not isinstance(message, ContextTransferData) or not message.blocks:
+    if not carries_contexts(item) or is_replica(item, case):
         return
     for other, reply in story.back(ContextTransferDataReply):
-        if not reply.success:
+        if not reply.success or _to_replica(other, story, case):
             continue
         owner, giver = other.source[0], other.destination[0]
         if item.source[0] == giver and item.destination[0] != owner:
@@ -50,27 +56,45 @@ def one_owner(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
 )
 def one_taker(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     message = item.message
-    if not isinstance(message, ContextTransferDataReply) or not message.success:
+    if not isinstance(message, ContextTransferDataReply) or not message.success or _to_replica(item, story, case):
         return
     generation = _generation(item, story, case)
     if generation is None:
         return
     for other, reply in story.back(ContextTransferDataReply):
-        if reply.success and other.source[0] != item.source[0]:
+        if reply.success and other.source[0] != item.source[0] and not _to_replica(other, story, case):
             before = _generation(other, story, case)
             if before == generation:
                 seen = f"generation {generation} confirmed by {other.source[0]} before"
                 yield expect(False, item, "one router that confirms it", seen, other)
                 return
-    yield HOLDS
+    others = (data for data, _ in story.of(ContextTransferData) if data.destination[0] != item.source[0])
+    if any(not is_replica(data, case) for data in others):
+        yield HOLDS  # another one was given it too, and might have
 
 
 def _generation(reply: Record, story: Story, case: Case) -> int | None:
+    data = _answered_by(reply, story, case)
+    found = None if data is None else manifest_of(data, case)
+    return None if found is None else found.generation
+
+
+def _to_replica(reply: Record, story: Story, case: Case) -> bool:
+    data = _answered_by(reply, story, case)
+    return data is not None and is_replica(data, case)
+
+
+def _answered_by(reply: Record, story: Story, case: Case) -> Record | None:
+    """The newest data with a manifest that a CTDR answers: its receipt says which; without one, the last before it."""
+    message = reply.message
+    if not isinstance(message, ContextTransferDataReply):
+        return None
+    named, _ = split_receipt(message.statuses, case.context_types)
     for data, _ in story.back(ContextTransferData):
         if data.time <= reply.time and between(data, reply, back=True):
             found = manifest_of(data, case)
-            if found is not None:
-                return found.generation
+            if found is not None and named in (None, found.transfer_id):
+                return data
     return None
 
 
@@ -83,10 +107,10 @@ def _generation(reply: Record, story: Story, case: Case) -> int | None:
 )
 def generation_grows(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     mine = manifest_of(item, case)
-    if mine is None:
+    if mine is None or is_replica(item, case):
         return
     for other, reply in story.back(ContextTransferDataReply):
-        if reply.success and item.time - other.time > CROSSING_SECONDS:
+        if reply.success and not _to_replica(other, story, case) and item.time - other.time > CROSSING_SECONDS:
             before = _generation(other, story, case)
             repeated = any(
                 (found := manifest_of(r, case)) is not None and found.transfer_id == mine.transfer_id
@@ -122,7 +146,7 @@ def sequence_numbers(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
     "docs/context-formats.md, 4.3 (M4)",
     MUST,
     "pAR",
-    "the outbound counter that moves is not below what the SA had sent",
+    "the outbound counter that moves as exact is not below what the SA had sent",
     moment=Moment.CAPTURE,
 )
 def counter(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
@@ -130,6 +154,10 @@ def counter(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
         context = item.context
         if not item.number or not isinstance(context, IpsecSaContext):
             continue
+        if context.sequence_numbers.knowledge != CounterKnowledge.EXACT:
+            continue  # it says itself that more may have been sent: whoever goes on has to find out first
+        if context.sequence_numbers.outbound == (_ALL_64 if context.proposal.extended_sequence_numbers else _ALL_32):
+            continue  # its outbound half is gone (4.3.1)
         direction = facts.directions.get((context.remote_host.address, context.outbound_spi))
         if direction is None:
             continue
@@ -137,11 +165,10 @@ def counter(facts: PacketFacts, case: Case) -> Iterator[Outcome]:
         told = context.sequence_numbers.outbound
         if not sent or not direction.packets:
             continue
-        # The wire has the low 32 bits alone: an ESN's high half is what the context says (RFC 4303, 2.2.1).
-        low = told & 0xFFFFFFFF
-        if context.sequence_numbers.knowledge:
-            low = max(low, sent) if told >= sent else low
-        if low >= sent:
+        behind = sent - told
+        if context.proposal.extended_sequence_numbers:  # the wire has the low 32 bits alone (RFC 4303, 2.2.1)
+            behind = (behind + _HALF) % (2 * _HALF) - _HALF
+        if behind <= 0:
             yield HOLDS
         else:
             seen = f"{told}, yet {sent} had been sent with SPI {context.outbound_spi:08x}"

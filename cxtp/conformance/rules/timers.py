@@ -15,12 +15,13 @@ from ...messages import (
     ContextTransferData,
     ContextTransferDataReply,
     ContextTransferRequest,
+    IPAddress,
     Message,
 )
 from ..bounded import Bounded
 from ..records import Record
-from ..story import Case, Story, between
-from ..verdicts import HOLDS, Doubt, Group, Outcome
+from ..story import Case, Story, between, carries_contexts
+from ..verdicts import HOLDS, Doubt, Group, Moment, Outcome
 from .flows import CROSSING_SECONDS
 from .table import MUST, SHOULD, Table, expect
 
@@ -120,22 +121,35 @@ def retry_max(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
 
 
 @RULES.rule(
-    "3.2-answered", "3.2", MUST, "MN", "a CTAR is not repeated to a router that has answered it", rows=("3.2-e",)
+    "3.2-answered",
+    "3.2",
+    MUST,
+    "MN",
+    "a CTAR is not repeated to a router that has answered it",
+    rows=("3.2-e",),
+    moment=Moment.STORY,
 )
-def stops_when_answered(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if not isinstance(item.message, ContextTransferActivateRequest):
-        return
-    first: Record | None = None
-    answer: Record | None = None
-    for other in story.records:
-        if between(other, item) and other.message == item.message:
-            first = first or other
-        elif isinstance(other.message, ContextTransferActivateAcknowledge) and between(other, item, back=True):
-            answer = answer or (other if first is not None else None)
-    if first is None:
-        return
-    crossed = answer is None or item.time - answer.time <= CROSSING_SECONDS
-    yield expect(crossed, item, "no repetition, since a CTAA came", "one more CTAR", *([answer] if answer else []))
+def stops_when_answered(story: Story, case: Case) -> Iterator[Outcome]:
+    """Put to the test where the capture goes on until the CTAR would have been repeated once more."""
+    copies: dict[tuple[IPAddress, IPAddress, Message], list[Record]] = {}
+    answers: dict[tuple[IPAddress, IPAddress, Message], Record] = {}
+    for item in story.records:
+        message, source, destination = item.message, item.source[0], item.destination[0]
+        if isinstance(message, ContextTransferActivateRequest) and not item.ours:
+            answer = answers.get((source, destination, message))
+            if answer is not None and item.time - answer.time > CROSSING_SECONDS:
+                yield expect(False, item, "no repetition, since a CTAA came", "one more CTAR", answer)
+                del answers[source, destination, message]
+            copies.setdefault((source, destination, message), []).append(item)
+        elif isinstance(message, ContextTransferActivateAcknowledge):
+            for key in copies:
+                if key[:2] == (destination, source):
+                    answers.setdefault(key, item)
+    for key, answer in answers.items():
+        sent = copies[key]
+        due = sent[-1].time + case.timers.request_retry * 2 ** (len(sent) - 1)
+        if due - sent[0].time <= case.timers.retry_max and due > answer.time:
+            yield HOLDS if case.end > due else Doubt((answer.number,), "the capture ends before one more would be due")
 
 
 @RULES.rule(
@@ -209,7 +223,7 @@ def elapsed(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("4-c", "3.1-c", "2.5.3-b"),
 )
 def transfer_time(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if isinstance(item.message, ContextTransferData) and item.message.blocks:
+    if carries_contexts(item):
         copies = _series(item, story)
         if len(copies) > 1:
             late = item.time - copies[0].time

@@ -16,6 +16,7 @@ from ...messages import (
 )
 from ...token import verify_token
 from ..bounded import Bounded
+from ..contents import is_replica
 from ..records import Record
 from ..story import Case, Story, between
 from ..verdicts import HOLDS, Doubt, Fault, Group, Moment, Outcome
@@ -27,8 +28,9 @@ Request = ContextTransferActivateRequest | ContextTransferRequest
 
 
 def keys_of(story: Story, case: Case) -> list[bytes]:
-    """All keys that the judge knows of: given, or from the story's PCTDs."""
-    return [*case.keys, *{m.key: None for _, m in story.of(PredictiveContextTransferData) if m.key}]
+    """All keys that the judge knows of: given, or from the story's PCTDs (a replica's is nobody's)."""
+    told = {m.key: None for r, m in story.of(PredictiveContextTransferData) if m.key and not is_replica(r, case)}
+    return [*case.keys, *told]
 
 
 def is_right(request: Request, keys: list[bytes]) -> bool:
@@ -140,7 +142,7 @@ def validated_before_activation(story: Story, case: Case) -> Iterator[Outcome]:
         message, sender, receiver = item.message, item.source[0], item.destination[0]
         if isinstance(message, ContextTransferData) and message.blocks:
             ahead.pop(sender, None)  # it has moved on
-            if isinstance(message, PredictiveContextTransferData):
+            if isinstance(message, PredictiveContextTransferData) and not is_replica(item, case):
                 ahead[receiver] = item
         elif isinstance(message, ContextTransferActivateRequest):
             waits = receiver in ahead and item.time - ahead[receiver].time <= case.timers.max_handover_time
@@ -182,8 +184,9 @@ def key_reuse(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     digest = hashlib.sha256(message.key).digest()
     before: Record | None = used.get(digest)
     if before is None:
+        if used:  # the first key can't be one used before
+            yield HOLDS
         used[digest] = item
-        yield HOLDS
     elif before.mn != item.mn:
         yield Fault((before.number, item.number), "a key of its own", f"the key of {before.mn}")
     else:

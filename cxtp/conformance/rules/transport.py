@@ -16,11 +16,10 @@ from ...dissect import Transport
 from ...messages import (
     ContextTransferActivateAcknowledge,
     ContextTransferActivateRequest,
-    ContextTransferData,
 )
 from ..bounded import Bounded
 from ..records import Record
-from ..story import Case, Story
+from ..story import Case, Story, carries_contexts
 from ..verdicts import HOLDS, Doubt, Fault, Group, Outcome
 from .table import MUST, SHOULD, Table, expect
 
@@ -156,7 +155,7 @@ def one_packet(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
     rows=("2.5.3-a", "6.2-a", "6.2-c", "6.2-f"),
 )
 def protected(item: Record, story: Story, case: Case) -> Iterator[Outcome]:
-    if not isinstance(item.message, ContextTransferData) or not item.message.blocks:
+    if not carries_contexts(item):
         return
     if item.source[0].is_loopback or case.live:
         return
