@@ -318,6 +318,8 @@ class World:
         """What is under way is cancelled, and comes to its end, so that no task outlives its loop.  The run is over
         before: nothing of this is a step, or a fault."""
         self.is_over = True
+        self.loop.stop()  # one turn: a stop that this run asked for may be waiting in the loop still
+        self.loop.run_forever()
         while pending := asyncio.all_tasks(self.loop):
             for task in pending:
                 task.cancel()
