@@ -22,6 +22,7 @@ from construct import (
     Int16ub,
     Int16ul,
     Int32ub,
+    Pass,
     Prefixed,
     Rebuild,
     Struct,
@@ -109,6 +110,14 @@ def test_of_each_kind() -> None:
     assert layout.parse_quickly(octets + b"\0") is None
     for wrong in ({"big": 1 << 16}, {"big": "1"}, {"rest": b"zzz"}, {"text": "text"}, {"bits": {"high": 2, "low": 3}}):
         assert layout.build_quickly({**sound, **wrong}) is None
+
+
+def test_a_branch_that_holds_nothing() -> None:
+    layout = Compiled(Struct("kind" / Byte, "body" / Switch(this.kind, {0: Pass, 1: Byte}), Terminated))
+    for octets, body in ((b"\0", None), (b"\1\7", 7)):
+        assert layout.parse_quickly(octets) == ({"kind": octets[0], "body": body}, len(octets))
+        assert layout.build_quickly({"kind": octets[0], "body": body}) == octets
+    assert layout.parse_quickly(b"\2") is None
 
 
 def test_a_length_below_zero_is_given_up() -> None:

@@ -111,11 +111,12 @@ class Code:
         self.line(head)
         self._indent += 1
         yield
+        self.line("pass")  # where nothing else does
         self.flush()
         self._indent -= 1
 
     def function(self, head: str, *last: str) -> Callable[..., Any]:
-        """What all this does."""
+        """What all this does.  Its text is made of declarations in this project's own source, never of input."""
         self.flush()
         for text in last:
             self.line(text)

@@ -35,7 +35,6 @@ def reader(format_: Construct) -> Callable[..., Any]:
     return code.function("def read(octets, position, context):", f"return {value}, position")
 
 
-
 @singledispatch
 def _read(format_: Any, code: Code, scopes: Scopes) -> Value:
     raise TypeError(f"{type(format_).__name__} can't be compiled")

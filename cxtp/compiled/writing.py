@@ -33,7 +33,6 @@ def writer(format_: Construct) -> Callable[..., Any]:
     return code.function("def write(value, context):", "return b''.join(parts)")
 
 
-
 @singledispatch
 def _write(format_: Any, code: Code, value: Value, scopes: Scopes) -> Value:
     """Gives what the struct around it is to hold under the member's name."""
@@ -122,10 +121,8 @@ def _(format_: Any, code: Code, value: Value, scopes: Scopes) -> Value:
 def _(format_: Any, code: Code, value: Value, scopes: Scopes) -> Value:
     with code.block(f"if {as_python(format_.condfunc, scopes)}:"):
         _write(format_.thensubcon, code, value, scopes)
-        code.line("pass")
     with code.block("else:"):
         _write(format_.elsesubcon, code, value, scopes)
-        code.line("pass")
     return value
 
 
