@@ -23,7 +23,7 @@ from .config import ContextTypes
 from .errors import CxtpError
 from .kernel_contexts import inbound_id, outbound_id
 from .kernel_keeper import REST
-from .kernel_learning import NotLearned, learn
+from .kernel_learning import Known, NotLearned, learn
 from .kernel_sink import XfrmSink
 from .messages import EncodedContext, IPAddress
 from .sessions import Sessions
@@ -82,14 +82,15 @@ class KernelAgent:
 
     async def look(self) -> int:
         """Compare the kernel with the records; gives how many sessions were new, changed or gone."""
-        learned, not_learned, there = await asyncio.to_thread(self._read)
+        owned = await self._owned()
+        learned, not_learned, there = await asyncio.to_thread(self._read, owned)
         for item in not_learned:
             if item not in self.not_learned:
                 log.warning("%s is left alone: %s", item.identifier, item.reason)
         self.not_learned = not_learned
         changed = 0
         # What is gone first: a peer at another address has the SPIs that it had.
-        for mn_address in sorted({*learned, *await self._owned()}, key=lambda address: address in learned):
+        for mn_address in sorted({*learned, *owned}, key=lambda address: address in learned):
             await asyncio.sleep(0)  # what is being moved waits for nothing
             held = self._sessions.readable(mn_address)
             contexts = learned.get(mn_address, ())
@@ -119,11 +120,11 @@ class KernelAgent:
         return True
 
     def _read(
-        self,
+        self, known: Known
     ) -> tuple[dict[IPAddress, tuple[IpsecSaContext, ...]], list[NotLearned], frozenset[SecurityAssociationId]]:
         """Sessions, what is none, and every SA that is there."""
         associations = self._client.security_associations()
-        sessions, not_learned = learn(associations, self._client.policies(), self._wall_clock())
+        sessions, not_learned = learn(associations, self._client.policies(), self._wall_clock(), known)
         learned = {session.mn_address: session.contexts for session in sessions}
         return learned, not_learned, frozenset(sa.identifier for sa in associations if not sa.is_larval)
 
@@ -166,11 +167,13 @@ class KernelAgent:
             return False
         return True
 
-    async def _owned(self) -> list[IPAddress]:
-        found = []
+    async def _owned(self) -> dict[IPAddress, dict[int, int]]:
+        """The sessions that this node has, and which of their SPIs belong together."""
+        found: dict[IPAddress, dict[int, int]] = {}
         for record in self._sessions.store.records(on_damaged=lambda address, error: None):
             if record.state is SessionState.OWNED:
-                found.append(record.mn_address)
+                contexts = [context for context in self._decoded(record) if isinstance(context, IpsecSaContext)]
+                found[record.mn_address] = {context.outbound_spi: context.inbound_spi for context in contexts}
             await asyncio.sleep(0)
         return found
 

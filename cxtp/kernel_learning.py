@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
+from types import MappingProxyType
 
 from contexts.ipsec import IpsecSaContext
 from contexts.values import (
@@ -54,16 +55,24 @@ class NotLearned:
     reason: str
 
 
+Known = Mapping[IPAddress, Mapping[int, int]]
+"""Of SAs that were learned before, by their peer: the inbound SPI that belongs to an outbound one."""
+
+
 def learn(
-    associations: Iterable[SecurityAssociation], policies: Iterable[SecurityPolicy], now: float
+    associations: Sequence[SecurityAssociation],
+    policies: Iterable[SecurityPolicy],
+    now: float,
+    known: Known = MappingProxyType({}),
 ) -> tuple[list[LearnedSession], list[NotLearned]]:
     """The sessions that the kernel's SAs and policies are; ``now`` in Unix seconds.
 
     An SA is outbound where a policy out leads to it; its other half has the addresses reversed and the same request
-    ID, mode and interface.  Of several halves, while they are being rekeyed, those belong together that were made at
-    the same time.
+    ID, mode and interface.  Of several halves, while they are being rekeyed, those belong together that are ``known``
+    to, or were made at the same time: the kernel tells it in seconds, and lists what was made last first
+    (net/xfrm/xfrm_state.c, __xfrm_state_insert).
     """
-    whole = [sa for sa in associations if not sa.is_larval]
+    whole = [sa for sa in reversed(associations) if not sa.is_larval]
     between: dict[tuple[IPAddress, IPAddress], list[SecurityAssociation]] = {}
     for sa in whole:
         between.setdefault((sa.source, sa.destination), []).append(sa)
@@ -81,7 +90,7 @@ def learn(
             continue
         try:
             ends = sa.source, sa.destination
-            context = _context(sa, leading, [*between[ends], *between.get(ends[::-1], ())], now)
+            context = _context(sa, leading, [*between[ends], *between.get(ends[::-1], ())], now, known)
         except LocalError as error:
             failed.append(NotLearned(sa.identifier, str(error)))
         else:
@@ -118,8 +127,9 @@ def _context(
     policies: Sequence[SecurityPolicy],
     associations: Sequence[SecurityAssociation],
     now: float,
+    known: Known,
 ) -> IpsecSaContext:
-    inbound = _other_half(outbound, associations)
+    inbound = _other_half(outbound, associations, known.get(outbound.destination, {}))
     mode = _policy_mode(policies[0])
     if mode not in _CONTEXT_MODES:
         raise LocalError(f"its mode {mode} is none of IKEv2's")
@@ -156,7 +166,9 @@ def _context(
     )
 
 
-def _other_half(outbound: SecurityAssociation, associations: Sequence[SecurityAssociation]) -> SecurityAssociation:
+def _other_half(
+    outbound: SecurityAssociation, associations: Sequence[SecurityAssociation], known: Mapping[int, int]
+) -> SecurityAssociation:
     def alike(sa: SecurityAssociation) -> tuple[object, ...]:
         return sa.protocol, sa.mode, sa.request_id, sa.interface_id or 0
 
@@ -166,6 +178,12 @@ def _other_half(outbound: SecurityAssociation, associations: Sequence[SecurityAs
 
     there = halves(outbound.source, outbound.destination)
     back = halves(outbound.destination, outbound.source)
+    by_spi = {sa.spi: sa for sa in back}
+    pairs = {sent: by_spi[taken] for sent, taken in known.items() if taken in by_spi}
+    if outbound.spi in pairs:
+        return pairs[outbound.spi]
+    there = [sa for sa in there if sa.spi not in pairs]
+    back = [sa for sa in back if sa not in pairs.values()]
     # The newest are the ones in use; an older inbound one stays a while longer than its outbound half.
     index = len(there) - there.index(outbound)
     if index > len(back):

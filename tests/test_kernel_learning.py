@@ -77,6 +77,35 @@ def test_what_belongs_together_while_it_is_rekeyed() -> None:
     assert failed == []
 
 
+def test_what_belongs_together_where_all_was_made_within_one_second() -> None:
+    """The kernel lists what was made last first (tests/kernel/test_xfrm.py); what was known before is still so."""
+    associations, policies = read(TRACES / "k-raw-gcm" / "xfrm-gw.sa.bin")
+    policies = [
+        replace(policy, templates=tuple(replace(template, spi=0) for template in policy.templates))
+        for policy in policies
+    ]
+    ((old,), _) = learn(associations, policies, NOW)
+    (before,) = old.contexts
+    older = [replace(sa, usage=replace(sa.usage, add_time=1_700_000_000)) for sa in associations]
+    newer = [replace(sa, spi=sa.spi ^ 0xFFFF) for sa in older]
+    renewed = (before.inbound_spi ^ 0xFFFF, before.outbound_spi ^ 0xFFFF)
+    left = [sa for sa in older if sa.spi != before.outbound_spi]
+
+    def found(listed: list[SecurityAssociation], known: dict[int, int]) -> set[tuple[int, int]]:
+        ((session,), failed) = learn(listed, policies, NOW, {old.mn_address: known})
+        assert failed == []
+        return {(context.inbound_spi, context.outbound_spi) for context in session.contexts}
+
+    was = (before.inbound_spi, before.outbound_spi)
+    assert found([*newer, *older], {}) == {was, renewed}
+    assert found([*newer, *left], {}) == {renewed}
+    # Put in by another order than they were made in first, as where a session came from elsewhere.
+    assert found([*left, *newer], {was[1]: was[0]}) == {renewed}
+    assert found([*older, *newer], {was[1]: was[0], renewed[1]: renewed[0]}) == {was, renewed}
+    # An SPI that is known and gone tells nothing.
+    assert found([*newer, *left], {was[1]: 0x1234}) == {renewed}
+
+
 def test_what_can_not_be_learned_is_said() -> None:
     associations, policies = read(TRACES / "k-raw-gcm" / "xfrm-gw.sa.bin")
     ((session,), _) = learn(associations, policies, NOW)

@@ -22,6 +22,7 @@ from cxtp.adapters.xfrm import (
     EventsLost,
     ExtendedReplayState,
     Group,
+    Lifetime,
     Mark,
     Migration,
     Mode,
@@ -116,6 +117,14 @@ def test_what_iproute2_made_is_made_again_alike(
     assert replace(ours, usage=Usage()) == replace(theirs, usage=Usage())
     assert shown(network) == text
     assert client.security_association(ours.identifier) == ours
+
+
+def test_what_was_made_last_is_listed_first(network: Network, client: XfrmClient) -> None:
+    """Which SAs of one second are the newer pair, cxtp.kernel_learning knows by this alone."""
+    for spi in (0x300, 0x100, 0x200):
+        client.add(esp(network, spi=spi))
+    client.update(esp(network, spi=0x100, lifetime=Lifetime(hard_packets=1000)))
+    assert [sa.spi for sa in client.security_associations()] == [0x200, 0x100, 0x300]
 
 
 def test_a_replay_state_goes_in_and_comes_out(network: Network, client: XfrmClient) -> None:
