@@ -42,7 +42,7 @@ _TIMERS = {
 }
 _TRANSPORTS = {"udp": Transport.UDP, "sctp": Transport.SCTP, "tls": Transport.TCP, "icmp": Transport.ICMP}
 RECORDS_DRAWN = 2000
-"""Messages that an HTML report draws and decodes (ours: what a browser still shows parse_quickly)."""
+"""Messages that an HTML report draws and decodes (ours: what a browser still shows quickly)."""
 
 
 def add(subparsers: Any) -> None:
