@@ -30,6 +30,9 @@ NODES = ("node-a", "node-b")
 MAX_TRANSFER_TIME = 10.0
 """Seconds: a demo on a busy machine is no hand-over of a mobile node, which has 200 ms."""
 
+NETWORKS_TRIED = 100
+"""Networks of 127/8 that are drawn: one that is free comes at once, unless somebody listens on all addresses."""
+
 
 @dataclass(frozen=True)
 class SessionResult:
@@ -162,10 +165,13 @@ async def _prove(trace: Path, node: ControlClient, mn_address: str, moved: dict[
 
 def _loopback_pair() -> tuple[str, str]:
     """Two addresses of 127/8, so that both nodes have CXTP's own port and demos can run beside each other."""
-    while True:
+    for _ in range(NETWORKS_TRIED):
         subnet = f"127.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
         if _is_free(f"{subnet}.2") and _is_free(f"{subnet}.3"):
             return f"{subnet}.2", f"{subnet}.3"
+    raise ConfigurationError(
+        f"port {PORT} is taken on all of 127/8: stop the node that listens on all addresses, or give it one of its own"
+    )
 
 
 def _is_free(address: str) -> bool:

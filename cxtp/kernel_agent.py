@@ -23,7 +23,7 @@ from .config import ContextTypes
 from .errors import CxtpError
 from .kernel_contexts import inbound_id, outbound_id
 from .kernel_keeper import REST
-from .kernel_learning import Known, NotLearned, learn
+from .kernel_learning import KnownPairs, NotLearned, learn
 from .kernel_sink import XfrmSink
 from .messages import EncodedContext, IPAddress
 from .sessions import Sessions
@@ -120,7 +120,7 @@ class KernelAgent:
         return True
 
     def _read(
-        self, known: Known
+        self, known: KnownPairs
     ) -> tuple[dict[IPAddress, tuple[IpsecSaContext, ...]], list[NotLearned], frozenset[SecurityAssociationId]]:
         """Sessions, what is none, and every SA that is there."""
         associations = self._client.security_associations()

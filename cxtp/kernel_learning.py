@@ -55,7 +55,7 @@ class NotLearned:
     reason: str
 
 
-Known = Mapping[IPAddress, Mapping[int, int]]
+KnownPairs = Mapping[IPAddress, Mapping[int, int]]
 """Of SAs that were learned before, by their peer: the inbound SPI that belongs to an outbound one."""
 
 
@@ -63,7 +63,7 @@ def learn(
     associations: Sequence[SecurityAssociation],
     policies: Iterable[SecurityPolicy],
     now: float,
-    known: Known = MappingProxyType({}),
+    known: KnownPairs = MappingProxyType({}),
 ) -> tuple[list[LearnedSession], list[NotLearned]]:
     """The sessions that the kernel's SAs and policies are; ``now`` in Unix seconds.
 
@@ -127,7 +127,7 @@ def _context(
     policies: Sequence[SecurityPolicy],
     associations: Sequence[SecurityAssociation],
     now: float,
-    known: Known,
+    known: KnownPairs,
 ) -> IpsecSaContext:
     inbound = _other_half(outbound, associations, known.get(outbound.destination, {}))
     mode = _policy_mode(policies[0])

@@ -453,8 +453,14 @@ class Node:
         if not verdict.accepted:
             log.warning("refused %s from %s: %s", event.mn_address, event.peer.name, "; ".join(verdict.reasons))
         with suppress(LocalError):  # the role gave it up meanwhile; the records answer whoever asks again
-            outcome = {"success": verdict.accepted, "for_mobile_node": not is_replica}
-            self.router.new.installed(event.mn_address, event.transfer_id, verdict.statuses, self.clock(), **outcome)
+            self.router.new.installed(
+                event.mn_address,
+                event.transfer_id,
+                verdict.statuses,
+                self.clock(),
+                success=verdict.accepted,
+                for_mobile_node=not is_replica,
+            )
         self._pump()
 
     async def _examine(self, event: ContextsReceived) -> tuple[admission.Verdict, bool]:

@@ -138,6 +138,10 @@ def test_a_kind_that_is_not_known_is_no_silent_loss() -> None:
             make(BytesInteger(3))
     with pytest.raises(TypeError, match="no expression of this"):
         reader(Array(lambda context: 1, Byte))
+    odd = Compiled(BytesInteger(3))
+    for call in (lambda: odd.parse(bytes(3)), lambda: odd.build(1)):
+        with pytest.raises(TypeError, match="BytesInteger"):
+            call()
 
 
 def test_what_an_adapter_refuses_is_the_interpreted_format_s_to_say() -> None:

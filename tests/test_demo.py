@@ -20,6 +20,7 @@ import pytest
 from cxtp.adapters.capture import udp_datagrams
 from cxtp.constants import PORT
 from cxtp.demo import _loopback_pair
+from cxtp.errors import ConfigurationError
 
 TRACES = Path(__file__).parent.parent / "pcaps" / "strongswan"
 NAMES = sorted(path.parent.name for path in TRACES.glob("*/outer.pcap"))
@@ -78,6 +79,13 @@ def test_demos_have_networks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> No
         stream.bind((f"{one}.2", PORT))
         datagrams.bind((f"{other}.3", PORT))
         assert _loopback_pair() == (f"{free}.2", f"{free}.3")
+
+
+def test_a_port_that_somebody_has_on_all_addresses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Bound for real it would be taken from whatever test runs beside this one.
+    monkeypatch.setattr("cxtp.demo._is_free", lambda address: False)
+    with pytest.raises(ConfigurationError, match="listens on all addresses"):
+        _loopback_pair()
 
 
 def test_the_json_has_the_fields_that_are_promised() -> None:

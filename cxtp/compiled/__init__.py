@@ -68,9 +68,10 @@ class Compiled:
 
         ``context`` is what Construct's own ``parse`` takes: the scope around the format's, its ``this._``.
         """
+        read = self._read  # out here, so that a declaration that can't be compiled is an error and not merely slow
         try:
-            found = self._read(octets, position, context)
-        except Exception:
+            found = read(octets, position, context)
+        except Exception:  # whatever it was, the interpreted format says it better
             return None
         # A slice past the end is short and says nothing: it is here that this shows.
         return found if found[1] <= len(octets) else None
@@ -88,9 +89,10 @@ class Compiled:
 
     def build_quickly(self, value: Any, **context: Any) -> bytes | None:
         """The value's octets; None: ask the interpreted format."""
+        write = self._write
         try:
-            return self._write(value, context)
-        except Exception:
+            return write(value, context)
+        except Exception:  # as above
             return None
 
     def build(self, value: Any, **context: Any) -> bytes:

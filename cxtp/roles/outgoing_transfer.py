@@ -23,7 +23,7 @@ from ..messages import (
 )
 from .events import DropReason, Peer
 from .machine import advance
-from .schedule import AnswerTime, Backoff
+from .schedule import Backoff, RoundTripTime
 
 
 class State(Enum):
@@ -165,7 +165,7 @@ class OutgoingTransfer:
     def transfer_id(self) -> int | None:
         return None if self.data is None else self.data.transfer_id
 
-    def start_attempt(self, now: float, config: ProtocolConfig, answer_time: AnswerTime) -> None:
+    def start_attempt(self, now: float, config: ProtocolConfig, round_trip_time: RoundTripTime) -> None:
         """Count the deadlines of one attempt, from ``now``.
 
         The first wait is a fifth of it at most, so that two repetitions fit.
@@ -173,7 +173,7 @@ class OutgoingTransfer:
         timers = config.timers
         self.deadline = now + timers.max_transfer_time
         self.expiry = now + timers.max_handover_time
-        wait = answer_time.first_wait(timers.data_retry, timers.max_transfer_time / 5)
+        wait = round_trip_time.retransmission_timeout(timers.data_retry, timers.max_transfer_time / 5)
         self.backoff = None if self.new_router.reliable else Backoff.start(wait, now)
 
     def due(self) -> float | None:

@@ -47,7 +47,7 @@ from .events import (
 from .memory import Memory, UsedKeys
 from .outgoing_transfer import Data, OutgoingTransfer, State, Trigger, judge_reply
 from .router import Router, of_all
-from .schedule import AnswerTime
+from .schedule import RoundTripTime
 
 _CtReqKey = tuple[tuple[IPAddress, str], IPAddress, int]
 
@@ -73,9 +73,10 @@ class PreviousRouter(Router):
         self._transfers: dict[IPAddress, OutgoingTransfer] = {}
         # What a CT-Req was answered with, to answer its duplicates alike: a refusal, or None for data.
         self._requests: Memory[_CtReqKey, ContextTransferData | None] = Memory(capacity, lifetime)
-        # Mobile nodes and routers with a transfer so recent that a CTDR without receipt may be its.
         self._used_keys = UsedKeys(capacity)
-        self._answer_times: dict[tuple[IPAddress, str], AnswerTime] = {}  # of routers that we know, and no others
+        # Of routers that we know, and no others.
+        self._round_trip_times: dict[tuple[IPAddress, str], RoundTripTime] = {}
+        # Mobile nodes and routers with a transfer so recent that a CTDR without receipt may be its.
         self._recent: Memory[tuple[IPAddress, tuple[IPAddress, str]], None] = Memory(capacity, lifetime)
         self._handlers = {
             ContextTransferActivateRequest: self._on_activate_request,
@@ -259,7 +260,7 @@ class PreviousRouter(Router):
         if verdict.trigger is None:
             return self._drop(verdict.reason, f"CTDR for {transfer.mn_address}", peer)
         transfer.advance(verdict.trigger)
-        self._time_answer(transfer, now)
+        self._measure(transfer, now)
         self._finish(transfer, now)
         mn_address, statuses, transfer_id = transfer.mn_address, verdict.statuses, transfer.transfer_id
         if transfer_id is None:
@@ -289,7 +290,7 @@ class PreviousRouter(Router):
             self._answer_mobile_node(transfer, of_all(StatusCode.CANCELLED), now)
         elif before is not State.CANCELLING:
             if before is State.UNCONFIRMED:
-                transfer.start_attempt(now, self.config, self._answer_time(transfer))
+                transfer.start_attempt(now, self.config, self._round_trip_time(transfer))
             self._send_data(transfer, now)
             self._arm(transfer)
 
@@ -354,18 +355,18 @@ class PreviousRouter(Router):
 
     def _attempt(self, transfer: OutgoingTransfer, now: float) -> None:
         transfer.advance(Trigger.SEND)
-        transfer.start_attempt(now, self.config, self._answer_time(transfer))
+        transfer.start_attempt(now, self.config, self._round_trip_time(transfer))
         self._send_data(transfer, now)
         self._arm(transfer)
 
-    def _answer_time(self, transfer: OutgoingTransfer) -> AnswerTime:
-        return self._answer_times.setdefault(transfer.new_router.identity, AnswerTime())
+    def _round_trip_time(self, transfer: OutgoingTransfer) -> RoundTripTime:
+        return self._round_trip_times.setdefault(transfer.new_router.identity, RoundTripTime())
 
-    def _time_answer(self, transfer: OutgoingTransfer, now: float) -> None:
+    def _measure(self, transfer: OutgoingTransfer, now: float) -> None:
         if transfer.sendings == 1:
-            self._answer_time(transfer).measured(now - transfer.sent)
+            self._round_trip_time(transfer).measured(now - transfer.sent)
         elif transfer.backoff is not None:
-            self._answer_time(transfer).unclear(transfer.backoff.wait)
+            self._round_trip_time(transfer).ambiguous(transfer.backoff.wait)
 
     def _send_data(self, transfer: OutgoingTransfer, now: float) -> None:
         transfer.sendings += 1

@@ -73,15 +73,15 @@ class Backoff:
         self.at = now + self.wait
 
 
-class AnswerTime:
-    """How long one router takes to answer: what a first wait is made of, as TCP's retransmission timer (RFC 6298, 2).
+class RoundTripTime:
+    """One router's, from data to its answer, and the retransmission timeout that follows from it (RFC 6298, 2).
 
     A router with much to do answers late; to repeat all that it has not come to yet would give it more to do.
     """
 
     def __init__(self) -> None:
-        self._smoothed = 0.0
-        self._variation = 0.0
+        self._smoothed = 0.0  # SRTT; 0: not measured yet
+        self._variation = 0.0  # RTTVAR
         self._backed_off = 0.0
 
     def measured(self, seconds: float) -> None:
@@ -93,11 +93,11 @@ class AnswerTime:
             self._smoothed += (seconds - self._smoothed) / 8
         self._backed_off = 0.0
 
-    def unclear(self, wait: float) -> None:
+    def ambiguous(self, wait: float) -> None:
         """An answer came after a repetition, to which of the messages nobody can tell (Karn's algorithm): the wait that
         it came to stays until there is a clear one."""
         self._backed_off = max(self._backed_off, wait)
 
-    def first_wait(self, shortest: float, longest: float) -> float:
-        """Seconds until a first repetition."""
+    def retransmission_timeout(self, shortest: float, longest: float) -> float:
+        """Seconds until a first repetition: SRTT + 4 * RTTVAR, within these bounds."""
         return min(max(shortest, self._smoothed + 4 * self._variation, self._backed_off), max(shortest, longest))
